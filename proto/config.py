@@ -1,0 +1,148 @@
+"""The one configuration tree of a cluster: read once, checked, frozen. Every key is also a flag of `shoal up` (`--engine.block-size`).
+
+A key that does not exist, a value out of range or two keys that contradict each other is an error that names the key.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from shoal.proto.errors import StartFailed
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineConfig(Section):
+    """One engine of the cluster; all instances are alike. Sizes that are None are vLLM's own defaults."""
+
+    kind: Literal["vllm", "fake"] = "vllm"
+    dtype: str = "auto"
+    block_size: PositiveInt = 32
+    max_model_len: PositiveInt | None = None
+    max_num_batched_tokens: PositiveInt = 2048
+    max_num_seqs: PositiveInt = 128
+    kv_cache_bytes: PositiveInt | None = Field(None, description="per instance; None: 1 GiB on CPU, vLLM's choice on GPU")
+    tensor_parallel_size: PositiveInt = 1
+    enforce_eager: bool | None = Field(None, description="None: true on CPU, false on GPU")
+    max_loras: PositiveInt = 4
+    max_lora_rank: PositiveInt = 16
+    pin_cores: bool = Field(False, description="CPU only: instance i runs on core i, modulo the cores")
+    extra_args: tuple[str, ...] = Field((), description="further vLLM flags, verbatim, for engines and frontends")
+
+
+class FakeEngineConfig(Section):
+    """Coefficients of the fake engine's step time in ms: a + b*P + c*sum(p*ctx + p*p/2)/1e6 + d*D + e*KV/1000.
+
+    P = prefill tokens, p and ctx = chunk and computed tokens of each prefill, D = decodes, KV = their context tokens.
+    """
+
+    a_ms: float = 4.5
+    b_ms: float = 0.0338
+    c_ms: float = 29.6
+    d_ms: float = 0.12
+    e_ms: float = 0.207
+    total_blocks: PositiveInt = 4096
+    vocabulary: PositiveInt = 256
+    poison_token: int | None = Field(None, description="a prompt that holds this token ends the engine: for fault tests")
+
+
+class AdmissionConfig(Section):
+    max_requests: PositiveInt = Field(1024, description="per frontend, waiting for their first token or a place")
+    max_queued_tokens: PositiveInt = Field(2_000_000, description="prompt tokens of those requests")
+    default_deadline_s: PositiveFloat = Field(600.0, description="to the first token, where the request names none")
+    no_instance_wait_s: PositiveFloat = Field(30.0, description="wait for an instance to come back, then 503")
+
+
+class LimitsConfig(Section):
+    body_bytes: PositiveInt = 1 << 20
+    header_bytes: PositiveInt = 16 << 10
+    choices: PositiveInt = 16
+    stops: PositiveInt = 16
+    grammar_bytes: PositiveInt = 64 << 10
+
+
+class ClusterConfig(Section):
+    model: str = Field("tiny", description="'tiny' (made on the spot), a Hugging Face id, or a folder")
+    served_model_name: str | None = None
+    instances: int = Field(2, ge=1, le=4096)
+    frontends: int = Field(1, ge=1, le=64)
+    host: str = "127.0.0.1"
+    http_port: Port = 8000
+    grpc_port: Port = 50051
+    frontend: Literal["own", "haproxy"] = "own"
+    policy: Literal["round_robin", "power_of_two", "least_work", "prefix_least_work"] = "prefix_least_work"
+    weights: dict[str, float] = {}
+    keys: dict[str, str] = Field({}, description="API key -> tenant; empty: no key needed, one tenant 'default'")
+    secret: SecretStr = Field(default_factory=lambda: SecretStr(secrets.token_hex(16)), description="of tenant salts and inner calls")
+    lora: dict[str, str] = Field({}, description="adapter name -> folder")
+    registry: str = Field("memory", pattern=r"^(memory|redis://.+)$")
+    spares: int = Field(1, ge=0, le=8, description="processes per node with vLLM imported, to replace a dead instance quickly")
+    start_timeout_s: PositiveFloat = 600.0
+    engine: EngineConfig = EngineConfig()
+    fake: FakeEngineConfig = FakeEngineConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClusterConfig:
+        if self.http_port and self.http_port == self.grpc_port:
+            raise ValueError(f"http_port and grpc_port are both {self.http_port}")
+        if self.engine.kind == "fake" and self.lora:
+            raise ValueError("lora: the fake engine has no adapters")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The name that clients use."""
+        return self.served_model_name or ("tiny" if self.model == "tiny" else Path(self.model).name if Path(self.model).exists() else self.model)
+
+
+def parse_config(tree: dict[str, Any]) -> ClusterConfig:
+    """Raises StartFailed with one line per wrong key."""
+    try:
+        return ClusterConfig.model_validate(tree)
+    except ValidationError as exc:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']} (given {e['input']!r:.80})" for e in exc.errors()]
+        raise StartFailed("; ".join(lines)) from None
+
+
+def load_config(path: Path | None, overrides: dict[str, Any]) -> ClusterConfig:
+    """The YAML file, with `overrides` (dotted keys) laid over it."""
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(path.read_text()) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+            raise StartFailed(f"config {path}: {exc}") from None
+        if not isinstance(tree, dict):
+            raise StartFailed(f"config {path}: must be a mapping of keys, given {type(tree).__name__}")
+    for dotted, value in overrides.items():
+        *parents, leaf = dotted.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return parse_config(tree)
+
+
+__all__ = [
+    "AdmissionConfig",
+    "ClusterConfig",
+    "EngineConfig",
+    "FakeEngineConfig",
+    "LimitsConfig",
+    "Section",
+    "load_config",
+    "parse_config",
+]

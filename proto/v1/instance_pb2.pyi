@@ -1,0 +1,220 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Up(_message.Message):
+    __slots__ = ("hello", "submit", "abort", "adopt", "call")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    SUBMIT_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
+    ADOPT_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    submit: Submit
+    abort: Abort
+    adopt: Adopt
+    call: Call
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ...) -> None: ...
+
+class Down(_message.Message):
+    __slots__ = ("welcome", "report", "adopted", "reply", "refused")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    ADOPTED_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    report: StepReport
+    adopted: Adopted
+    reply: Reply
+    refused: Refused
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("protocol", "watcher_id", "vllm_version")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    WATCHER_ID_FIELD_NUMBER: _ClassVar[int]
+    VLLM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    watcher_id: str
+    vllm_version: str
+    def __init__(self, protocol: _Optional[int] = ..., watcher_id: _Optional[str] = ..., vllm_version: _Optional[str] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("protocol", "instance_id", "role", "model", "vllm_version", "block_size", "total_blocks", "max_model_len", "max_num_batched_tokens", "max_num_seqs", "hash_seed", "pid", "loras", "load")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VLLM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_BATCHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
+    HASH_SEED_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    LORAS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    instance_id: str
+    role: str
+    model: str
+    vllm_version: str
+    block_size: int
+    total_blocks: int
+    max_model_len: int
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    hash_seed: str
+    pid: int
+    loras: _containers.RepeatedScalarFieldContainer[str]
+    load: Load
+    def __init__(self, protocol: _Optional[int] = ..., instance_id: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., vllm_version: _Optional[str] = ..., block_size: _Optional[int] = ..., total_blocks: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_batched_tokens: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., hash_seed: _Optional[str] = ..., pid: _Optional[int] = ..., loras: _Optional[_Iterable[str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+
+class Submit(_message.Message):
+    __slots__ = ("request_id", "epoch", "request", "delivered", "tenant", "resume_key", "resume_context")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    RESUME_KEY_FIELD_NUMBER: _ClassVar[int]
+    RESUME_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    epoch: int
+    request: bytes
+    delivered: _containers.RepeatedScalarFieldContainer[int]
+    tenant: str
+    resume_key: str
+    resume_context: bytes
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., request: _Optional[bytes] = ..., delivered: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., resume_key: _Optional[str] = ..., resume_context: _Optional[bytes] = ...) -> None: ...
+
+class Abort(_message.Message):
+    __slots__ = ("request_ids",)
+    REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    request_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Adopt(_message.Message):
+    __slots__ = ("resume_key", "tenant")
+    RESUME_KEY_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    resume_key: str
+    tenant: str
+    def __init__(self, resume_key: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class Adopted(_message.Message):
+    __slots__ = ("resume_key", "found", "request_id", "epoch", "request", "resume_context")
+    RESUME_KEY_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    RESUME_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    resume_key: str
+    found: bool
+    request_id: str
+    epoch: int
+    request: bytes
+    resume_context: bytes
+    def __init__(self, resume_key: _Optional[str] = ..., found: _Optional[bool] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., request: _Optional[bytes] = ..., resume_context: _Optional[bytes] = ...) -> None: ...
+
+class Call(_message.Message):
+    __slots__ = ("call_id", "method", "arguments_json")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    method: str
+    arguments_json: str
+    def __init__(self, call_id: _Optional[int] = ..., method: _Optional[str] = ..., arguments_json: _Optional[str] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("call_id", "result_json", "error")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_JSON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    result_json: str
+    error: str
+    def __init__(self, call_id: _Optional[int] = ..., result_json: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class Refused(_message.Message):
+    __slots__ = ("request_id", "epoch", "reason", "client_fault")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FAULT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    epoch: int
+    reason: str
+    client_fault: bool
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ..., client_fault: _Optional[bool] = ...) -> None: ...
+
+class StepReport(_message.Message):
+    __slots__ = ("step", "step_start_s", "sent_s", "outputs", "epochs", "indexes", "load", "blocks", "block_sequence")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEP_START_S_FIELD_NUMBER: _ClassVar[int]
+    SENT_S_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    INDEXES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    step_start_s: float
+    sent_s: float
+    outputs: bytes
+    epochs: _containers.RepeatedScalarFieldContainer[int]
+    indexes: _containers.RepeatedScalarFieldContainer[int]
+    load: Load
+    blocks: _containers.RepeatedCompositeFieldContainer[BlockChange]
+    block_sequence: int
+    def __init__(self, step: _Optional[int] = ..., step_start_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., outputs: _Optional[bytes] = ..., epochs: _Optional[_Iterable[int]] = ..., indexes: _Optional[_Iterable[int]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks: _Optional[_Iterable[_Union[BlockChange, _Mapping]]] = ..., block_sequence: _Optional[int] = ...) -> None: ...
+
+class Load(_message.Message):
+    __slots__ = ("running", "waiting", "queued_prefill_tokens", "uncached_prefill_tokens", "context_tokens", "free_blocks", "total_blocks", "step_ms", "stepping", "draining")
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    UNCACHED_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    STEP_MS_FIELD_NUMBER: _ClassVar[int]
+    STEPPING_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    running: int
+    waiting: int
+    queued_prefill_tokens: int
+    uncached_prefill_tokens: int
+    context_tokens: int
+    free_blocks: int
+    total_blocks: int
+    step_ms: float
+    stepping: bool
+    draining: bool
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., uncached_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., stepping: _Optional[bool] = ..., draining: _Optional[bool] = ...) -> None: ...
+
+class BlockChange(_message.Message):
+    __slots__ = ("kind", "hashes")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STORED: _ClassVar[BlockChange.Kind]
+        REMOVED: _ClassVar[BlockChange.Kind]
+        CLEARED: _ClassVar[BlockChange.Kind]
+    STORED: BlockChange.Kind
+    REMOVED: BlockChange.Kind
+    CLEARED: BlockChange.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    kind: BlockChange.Kind
+    hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, kind: _Optional[_Union[BlockChange.Kind, str]] = ..., hashes: _Optional[_Iterable[bytes]] = ...) -> None: ...

@@ -1,0 +1,98 @@
+"""The words of placement: what a policy sees and what it answers. Pure data; see `place` for the rule and `view` for who keeps it true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Role(Enum):
+    MIXED = "mixed"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """What placement may know of a request. `block_hashes` is the chain of its full prompt blocks (salt and adapter included).
+
+    `context_tokens` = prompt plus output tokens that a resubmission carries: what must be computed or found in a cache.
+    Smaller `priority` is served first. Times are seconds on the caller's monotonic clock.
+    """
+
+    request_id: str
+    context_tokens: int
+    max_new_tokens: int
+    block_hashes: tuple[bytes, ...] = ()
+    tenant: str = "default"
+    lora: str | None = None
+    priority: int = 0
+    arrived_s: float = 0.0
+    deadline_s: float = float("inf")
+    excluded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceInfo:
+    """Fixed facts of a member, from its Welcome."""
+
+    id: str
+    role: Role
+    block_size: int
+    total_blocks: int
+    max_model_len: int
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    loras: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLoad:
+    """A snapshot as the instance reported it. Token counts are of tokens not yet computed, except `context_tokens`."""
+
+    running: int = 0
+    waiting: int = 0
+    queued_prefill_tokens: int = 0
+    uncached_prefill_tokens: int = 0
+    context_tokens: int = 0
+    free_blocks: int = 0
+    step_ms: float = 0.0
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One scorer's word on one candidate, for `shoal explain`."""
+
+    scorer: str
+    raw: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Go there. `cached_tokens` is what the view believes to be in that instance's prefix cache."""
+
+    instance: str
+    cached_tokens: int = 0
+    terms: dict[str, tuple[Term, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nobody fits now but somebody will; ask again when the view changes or after `retry_s`."""
+
+    reason: str
+    retry_s: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """No instance of this cluster can ever serve it as asked, e.g. its adapter is loaded nowhere."""
+
+    reason: str
+
+
+Decision = Placement | Wait | Rejection
+
+__all__ = ["Decision", "InstanceInfo", "InstanceLoad", "Placement", "Rejection", "Role", "RouteRequest", "Term", "Wait"]
