@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Makes .venv with everything that running and testing need. Quick when nothing changed: a stamp holds the digest of its inputs.
-# usage: requirements/install.sh [--unlocked]     (--unlocked ignores constraints.txt; requirements/lock.sh uses it)
+# usage: requirements/install.sh [--unlocked]     (--unlocked ignores the lock; requirements/lock.sh uses it)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${SHOAL_VENV:-.venv}
 stamp="$venv/.shoal-installed"
-locked=(-c requirements/constraints.txt)
-[ "${1:-}" = "--unlocked" ] && locked=()
-
 extra=cpu
-if nvidia-smi >/dev/null 2>&1; then extra=gpu; fi
+lock=requirements/constraints.txt
+if nvidia-smi >/dev/null 2>&1; then extra=gpu lock=requirements/constraints-gpu.txt; fi
+locked=(-c "$lock")
+[ "${1:-}" = "--unlocked" ] && locked=()
 
 # The folder is part of the digest: an editable install points at it.
 digest=$( { echo "$PWD $extra ${locked[*]:-unlocked}"; cat pyproject.toml requirements/*.txt requirements/install.sh; } | sha256sum | cut -d' ' -f1)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes requirements/constraints.txt anew from what a fresh, unlocked CPU install resolves to. Run it after changing a dependency.
+# Writes the two locks anew after a dependency changed: constraints.txt from a fresh, unlocked CPU install, then constraints-gpu.txt by
+# resolution alone, keeping every version of the first that the GPU build of vLLM admits. Run it on a machine without a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fresh=build/lock-venv
@@ -12,4 +13,13 @@ SHOAL_VENV=$fresh requirements/install.sh --unlocked
   "$fresh/bin/python" -m pip list --format=freeze --exclude-editable | grep -v -i -E '^(pip|uv|shoal)==' | sed 's/+cpu$//' | sort -f
 } > requirements/constraints.new
 mv requirements/constraints.new requirements/constraints.txt
-rm -rf "$fresh"
+
+uv=$(command -v uv || echo "$fresh/bin/uv")
+gpu=build/constraints-gpu.txt
+cp requirements/constraints.txt "$gpu"  # an existing output is what uv prefers
+"$uv" pip compile --quiet --python-version 3.11 --extra gpu --extra dev --no-annotate --no-header --no-emit-index-url -o "$gpu" pyproject.toml
+{
+  echo "# As constraints.txt, for the GPU build of vLLM. Written by requirements/lock.sh."
+  cat "$gpu"
+} > requirements/constraints-gpu.txt
+rm -rf "$fresh" "$gpu"
