@@ -1,8 +1,8 @@
 """The life of one instance slot, as a pure state machine: events in, commands out. Owns the rules of who is alive.
 
 A slot is a place for an instance; each process that fills it is one *incarnation*. Events name theirs, and late ones of
-an earlier incarnation are ignored. At most one incarnation of a slot has a process at any time: a start is commanded only
-where the former one is known to be gone. *ends* below stands for hung, dead, quarantined, draining.
+an earlier incarnation are ignored. At most one incarnation of a slot has a process at any time: a start is commanded
+only where the former one is known to be gone. *ends* below stands for hung, dead, quarantined, draining.
 
 | state       | meaning                                                             | may become                    |
 |-------------|---------------------------------------------------------------------|-------------------------------|
