@@ -1,8 +1,8 @@
-"""What a request brings along past vLLM's AsyncLLM, which has no place for it: who asks, how urgent, how to resume, and what became of it.
+"""What a request brings along past vLLM's AsyncLLM, which has no place for it, and what it brings back.
 
-The edge that took the request (gRPC servicer or HTTP middleware) opens a context around its use of AsyncLLM; the engine client below reads
-it through `current_request` when a request is added, keeps the object, and writes `instance` and `error` into it. All choices of one client
-request share one context. Outside any context (vLLM's own warm-up calls, say) `current_request.get()` is None.
+The edge that took the request (gRPC servicer or HTTP middleware) opens a context around its use of AsyncLLM. The engine
+client below reads it through `current_request` when a request is added, keeps the object, and writes `instance` and
+`error` into it. All choices of one client request share one context. Outside any (vLLM's own warm-up, say) it is None.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class RequestContext:
     """The edge writes all but the last two fields, once; the engine client writes those.
 
     deadline_s: from now to the first token; 0 = the cluster's default. priority: smaller is served first.
-    resume_key: empty = not resumable; unique per tenant. resume_context: opaque, handed to the frontend that adopts the request.
+    resume_key: empty = not resumable; unique per tenant. resume_context: opaque, for the frontend that adopts it.
     error: why this request failed, set before AsyncLLM's stream ends or raises.
     """
 
