@@ -1,9 +1,11 @@
-"""Named places in the shells where a test may pause, end, fail or delay the process; nothing happens at a place that is not armed.
+"""Named places in the shells where a test may pause, end, fail or delay the process; nothing happens at a place that is
+not armed.
 
-A place is one line, `hit("membership.before_restart")`, or `await ahit(...)` on an event loop. Arm it from a test with `arm`, or in another
-process with the environment: SHOAL_FAILPOINTS="a=exit:9;b=delay:0.2;c=raise;d=pause@3" ends at a with code 9, waits 0.2 s at b, raises
-FailpointHit at c, and stops at d when it is passed for the third time, until `release("d")` or a minute (`pause:5`: five seconds) has gone.
-Owns which names exist (KNOWN), what is armed, and how often an armed name was passed. Names outside KNOWN are an error.
+A place is one line, `hit("membership.before_restart")`, or `await ahit(...)` on an event loop. Arm it from a test with
+`arm`, or in another process with the environment: SHOAL_FAILPOINTS="a=exit:9;b=delay:0.2;c=raise;d=pause@3" ends at a
+with code 9, waits 0.2 s at b, raises FailpointHit at c, and stops at d when it is passed for the third time, until
+`release("d")` or a minute (`pause:5`: five seconds) has gone. Owns which names exist (KNOWN), what is armed, and how
+often an armed name was passed. Names outside KNOWN are an error.
 """
 
 import asyncio

@@ -94,9 +94,10 @@ async def test_a_delay_is_at_least_as_long_as_asked(points):
 
 
 def test_exit_ends_the_process_with_the_given_code():
-    code = "from shoal.proto.failpoints import Failpoints as F; f = F(['a']); f.load('a=exit:7@2'); f.hit('a'); f.hit('a'); print('lived')"
+    arm = "from shoal.proto.failpoints import Failpoints; f = Failpoints(['a']); f.load('a=exit:7@2'); "
+    code = arm + "f.hit('a'); print('once', flush=True); f.hit('a'); print('lived')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (7, "")
+    assert (done.returncode, done.stdout) == (7, "once\n")
 
 
 def test_a_wrong_environment_ends_the_process_at_once():
