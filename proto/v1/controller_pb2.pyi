@@ -67,7 +67,7 @@ class StatusReply(_message.Message):
     def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., frontends: _Optional[_Iterable[_Union[FrontendInfo, _Mapping]]] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("id", "role", "state", "pid", "running", "waiting", "free_blocks", "total_blocks", "step_ms", "note", "deaths")
+    __slots__ = ("id", "role", "state", "pid", "running", "waiting", "free_blocks", "total_blocks", "step_ms", "note", "deaths", "address", "metrics")
     ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,8 @@ class InstanceStatus(_message.Message):
     STEP_MS_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
     DEATHS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     id: str
     role: str
     state: str
@@ -90,4 +92,18 @@ class InstanceStatus(_message.Message):
     step_ms: float
     note: str
     deaths: int
-    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., note: _Optional[str] = ..., deaths: _Optional[int] = ...) -> None: ...
+    address: str
+    metrics: str
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., note: _Optional[str] = ..., deaths: _Optional[int] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ...) -> None: ...
+
+class ReviveRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class ReviveReply(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...

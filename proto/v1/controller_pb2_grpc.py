@@ -44,6 +44,11 @@ class ControllerStub:
                 request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StatusRequest.SerializeToString,
                 response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.Revive = channel.unary_unary(
+                '/shoal.v1.Controller/Revive',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveReply.FromString,
+                _registered_method=True)
 
 
 class ControllerServicer:
@@ -62,6 +67,13 @@ class ControllerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Revive(self, request, context):
+        """Starts quarantined instances again: all of them, or the one named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControllerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +86,11 @@ def add_ControllerServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StatusRequest.FromString,
                     response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StatusReply.SerializeToString,
+            ),
+            'Revive': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revive,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +147,33 @@ class Controller:
             '/shoal.v1.Controller/Status',
             shoal_dot_proto_dot_v1_dot_controller__pb2.StatusRequest.SerializeToString,
             shoal_dot_proto_dot_v1_dot_controller__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Controller/Revive',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveReply.FromString,
             options,
             channel_credentials,
             insecure,
