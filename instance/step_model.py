@@ -1,0 +1,305 @@
+"""One engine as arithmetic: which tokens each step computes, and which KV blocks that takes. No clock, no tokens.
+
+The rules are those of vLLM's V1 scheduler with the priority policy, chunked prefill and prefix caching:
+
+  - A step has a token budget. Running requests come first, in the order in which they were admitted (so decodes come
+    before the one partial prefill, which continues with what is left). Then waiting ones are admitted, by priority,
+    then arrival, up to `max_num_seqs`. The first that does not fit ends the admission.
+  - Admission needs free blocks for all tokens that the request has now, less its prefix hit; blocks are taken only as
+    chunks need them. The last token is always computed: a hit covers at most the full blocks before it.
+  - A running request that finds no block preempts the running request of lowest priority, latest arrival first, itself
+    perhaps. The victim loses its blocks and waits for recomputation; nothing is admitted in that step.
+  - A full block enters the prefix cache when the step that fills it is scheduled, so two equal prompts may share in one
+    step. (vLLM does so even if the same pass then preempts the request; here those blocks are not entered.)
+
+A step is `schedule()`, then `complete()`. Between the two, requests may be added and removed, but not parked: their
+tokens are in flight. The fake engine and the simulator are thin shells around this class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import count
+
+from shoal.instance.model_cache import BrokenLedger, Change, ModelCache
+from shoal.instance.model_request import ModelRequest, State, WaitingQueue
+from shoal.instance.seam import EngineLoad
+from shoal.instance.step_plan import Outcome, Plan
+
+
+class StepModel:
+    """Sole owner of its requests, its queue and its cache."""
+
+    def __init__(
+        self,
+        *,
+        block_size: int,
+        total_blocks: int,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        max_model_len: int,
+        record_changes: bool = True,
+    ) -> None:
+        if max_model_len > total_blocks * block_size:
+            raise ValueError(
+                f"max_model_len {max_model_len} does not fit into {total_blocks} blocks of {block_size} tokens"
+            )
+        self.block_size = block_size
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_num_seqs = max_num_seqs
+        self.max_model_len = max_model_len
+        self.running: list[ModelRequest] = []
+        self.parked: list[ModelRequest] = []
+        self.waiting = WaitingQueue()
+        self._cache = ModelCache(total_blocks, record_changes=record_changes)
+        self._numbers = count()
+        self._plan: Plan | None = None
+
+    # -- requests come and go
+
+    def add(self, request: ModelRequest) -> None:
+        self._welcome(request)
+        request.move(State.WAITING)
+        self._enqueue(request)
+
+    def _welcome(self, request: ModelRequest) -> None:
+        request.number = next(self._numbers)
+        request.limit_tokens = min(request.limit_tokens, self.max_model_len)
+        if request.tokens >= request.limit_tokens:
+            raise ValueError(f"{request!r}: no room for another token in {self.max_model_len}")
+
+    def remove(self, request: ModelRequest) -> None:
+        """It ends here: aborted, stopped by its content, or moved away. Its sealed blocks stay cached."""
+        if request.state is State.DONE:
+            return
+        former = request.state
+        request.move(State.DONE)
+        if former is State.WAITING:
+            self.waiting.discard(request)
+            return
+        (self.running if former is State.RUNNING else self.parked).remove(request)
+        self._cache.release(request.holding)
+
+    def park(self, request: ModelRequest) -> None:
+        """Out of the batch at a step boundary. Undone by `unpark`, ended by `remove`."""
+        self._require_boundary()
+        request.move(State.PARKED)
+        self.running.remove(request)
+        self.parked.append(request)
+
+    def unpark(self, request: ModelRequest) -> None:
+        request.move(State.RUNNING)
+        self.parked.remove(request)
+        self.running.append(request)
+
+    def adopt(self, request: ModelRequest, computed: int) -> bool:
+        """Take over a request with the KV of its first `computed` tokens, parked until `unpark`. False: no room."""
+        if not 0 < computed < request.tokens:
+            raise ValueError(f"{request!r}: cannot adopt {computed} computed tokens")
+        full = computed // self.block_size
+        names = request.keys.first(full)
+        hits = self._cache.match(names, full)
+        blocks = self._blocks(computed) - hits
+        slots = self.max_num_seqs - len(self.running) - len(self.parked)
+        if slots <= 0 or blocks + self._cache.cost(names, hits) > self._cache.free:
+            return False
+        self._welcome(request)
+        request.move(State.PARKED)
+        self.parked.append(request)
+        self._hold(request, hits, blocks)
+        request.computed = computed
+        self._seal(request, computed)
+        return True
+
+    def install(self, keys: Iterable[Hashable]) -> int:
+        """Blocks that came from elsewhere enter the prefix cache. Returns how many were new."""
+        return self._cache.install(keys)
+
+    def reset_prefix_cache(self) -> bool:
+        """False while any block is held."""
+        return self._cache.clear()
+
+    # -- a step
+
+    def schedule(self) -> Plan:
+        """Decide the next step. An empty plan means that nothing can run now; it too wants its `complete`."""
+        self._require_boundary()
+        plan = Plan(self.max_num_batched_tokens)
+        self._continue_running(plan)
+        if not plan.preempted:
+            while self._may_admit(plan) and self._admit(self.waiting.peek(), plan):
+                pass
+        self._plan = plan
+        return plan
+
+    def _continue_running(self, plan: Plan) -> None:
+        filled: list[tuple[ModelRequest, int]] = []
+        for request in tuple(self.running):
+            if plan.left_tokens == 0:
+                break
+            if request.state is not State.RUNNING:
+                continue  # preempted in this pass
+            tokens = min(request.tokens - request.computed, plan.left_tokens)
+            end = request.computed + tokens
+            if end > request.room_tokens and not self._grow(request, end, plan):
+                break
+            if end >= request.seal_at:
+                filled.append((request, end))
+            plan.add(request, tokens)
+        for request, end in filled:
+            if request.state is State.RUNNING:
+                self._seal(request, end)
+
+    def _grow(self, request: ModelRequest, end: int, plan: Plan) -> bool:
+        """Blocks for `end` tokens, at the cost of others if need be. False: it had to give way itself."""
+        blocks = self._blocks(end) - request.holding.blocks
+        while blocks > self._cache.free:
+            victim = max(self.running, key=lambda running: running.order)
+            self._preempt(victim, plan)
+            if victim is request:
+                return False
+        self._take(request, blocks)
+        return True
+
+    def _preempt(self, victim: ModelRequest, plan: Plan) -> None:
+        plan.withdraw(victim)
+        plan.preempted.append(victim)
+        victim.move(State.WAITING)
+        self.running.remove(victim)
+        self._cache.release(victim.holding)
+        victim.computed = victim.room_tokens = 0
+        victim.preemptions += 1
+        self._enqueue(victim)
+
+    def _may_admit(self, plan: Plan) -> bool:
+        return (
+            plan.left_tokens > 0 and len(self.waiting) > 0 and len(self.running) + len(self.parked) < self.max_num_seqs
+        )
+
+    def _admit(self, request: ModelRequest, plan: Plan) -> bool:
+        """Start the head of the queue, or leave it where it is for want of blocks."""
+        names, hits = self._hit(request)
+        if self._blocks(request.tokens) - hits + self._cache.cost(names, hits) > self._cache.free:
+            return False
+        self.waiting.pop().move(State.RUNNING)
+        self.running.append(request)
+        context = hits * self.block_size
+        tokens = min(request.tokens - context, plan.left_tokens)
+        self._hold(request, hits, self._blocks(context + tokens) - hits)
+        request.computed = context
+        if request.preemptions == 0:
+            request.cached_tokens = context
+        self._seal(request, context + tokens)
+        plan.add(request, tokens)
+        return True
+
+    def complete(self) -> Outcome:
+        """The scheduled step was computed: each request whose last token it held has one more output token."""
+        plan, self._plan = self._plan, None
+        if plan is None:
+            raise BrokenLedger("complete without schedule")
+        running = State.RUNNING
+        sampled = [request for request in plan.decodes if request.state is running]
+        for request in sampled:
+            request.computed += 1
+        for request, tokens, _context in plan.prefills:
+            if request.state is running:
+                request.computed += tokens
+                if request.computed == request.tokens:
+                    sampled.append(request)
+        finished = []
+        for request in sampled:
+            request.tokens += 1
+            if request.tokens >= request.limit_tokens:
+                finished.append(request)
+        self._finish(finished)
+        return Outcome(sampled, finished)
+
+    def _finish(self, finished: list[ModelRequest]) -> None:
+        if not finished:
+            return
+        for request in finished:
+            request.move(State.DONE)
+            self._cache.release(request.holding)
+        self.running = [request for request in self.running if request.state is State.RUNNING]
+
+    # -- blocks
+
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self.block_size)
+
+    def _hit(self, request: ModelRequest) -> tuple[Sequence[Hashable], int]:
+        """The names of its blocks, and how many leading ones are cached. The last token is never part of a hit."""
+        limit = (request.tokens - 1) // self.block_size
+        names = request.keys.first(limit)
+        return names, self._cache.match(names, limit)
+
+    def _hold(self, request: ModelRequest, hits: int, blocks: int) -> None:
+        """First blocks of a request: `hits` cached ones, then unsealed ones."""
+        self._cache.share(request.holding, request.keys.first(hits)[:hits])
+        request.sealed = hits
+        request.seal_at = (hits + 1) * self.block_size
+        self._take(request, blocks)
+
+    def _take(self, request: ModelRequest, blocks: int) -> None:
+        self._cache.take(request.holding, blocks)
+        request.room_tokens = request.holding.blocks * self.block_size
+
+    def _seal(self, request: ModelRequest, end: int) -> None:
+        """The blocks that `end` tokens fill enter the prefix cache under their names, where they have one."""
+        full = end // self.block_size
+        for key in request.keys.first(full)[request.sealed : full]:
+            self._cache.seal(request.holding, key)
+        request.sealed = full
+        request.seal_at = (full + 1) * self.block_size
+
+    def _enqueue(self, request: ModelRequest) -> None:
+        _names, hits = self._hit(request)
+        request.queued_tokens = request.tokens - hits * self.block_size
+        self.waiting.push(request)
+
+    def take_changes(self) -> list[tuple[Change, list[Hashable]]]:
+        return self._cache.take_changes()
+
+    # -- what others may know
+
+    def has_work(self) -> bool:
+        return bool(self.running) or len(self.waiting) > 0
+
+    def load(self) -> EngineLoad:
+        """Queued tokens are those that were uncached when the request was queued."""
+        uncached = sum([request.tokens - request.computed for request in self.running])
+        decoding = sum([request.tokens - request.computed == 1 for request in self.running])
+        return EngineLoad(
+            running=len(self.running),
+            waiting=len(self.waiting),
+            queued_prefill_tokens=self.waiting.queued_tokens,
+            uncached_prefill_tokens=uncached - decoding,
+            context_tokens=sum([request.computed for request in self.running]),
+            free_blocks=self._cache.free,
+            total_blocks=self._cache.total,
+        )
+
+    def check(self) -> None:
+        """Every block is accounted for, and every request is where its state says. Raises BrokenLedger."""
+        held = [*self.running, *self.parked]
+        self._cache.check([request.holding for request in held])
+        for request in held:
+            if (
+                request.room_tokens != request.holding.blocks * self.block_size
+                or request.room_tokens < request.computed
+            ):
+                raise BrokenLedger(f"{request!r} has {request.holding.blocks} blocks, {request.room_tokens} slots")
+        for request in self.waiting.requests():
+            if request.holding.blocks:
+                raise BrokenLedger(f"{request!r} waits and holds {request.holding.blocks} blocks")
+        for state, requests in ((State.RUNNING, self.running), (State.PARKED, self.parked)):
+            if any(request.state is not state for request in requests):
+                raise BrokenLedger(f"not {state.value}: {requests!r}")
+
+    def _require_boundary(self) -> None:
+        if self._plan is not None:
+            raise BrokenLedger("a step is in flight: complete it first")
+
+
+__all__ = ["StepModel"]
