@@ -135,7 +135,7 @@ class Link:
 
 
 class FaultProxy:
-    """`async with FaultProxy(host, port) as proxy:` then connect to `proxy.port`. `up` is client to server, `down` back."""
+    """`async with FaultProxy(host, port) as proxy:` then connect to `proxy.port`. `up` is towards the server."""
 
     def __init__(self, host: str, port: int, *, seed: int = 0) -> None:
         rng = random.Random(seed)
