@@ -1,0 +1,124 @@
+"""The controller's gRPC face: membership as a stream, status, revival. Owns the watchers; a slow one skips versions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from shoal.cluster import membership as m
+from shoal.cluster.controller import Controller
+from shoal.instance.auth import has_token
+from shoal.proto.v1 import controller_pb2 as pb
+from shoal.proto.v1 import controller_pb2_grpc as rpc
+
+MAX_WATCHERS = 256
+SERVER_OPTIONS = (
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.http2.ping_timeout_ms", 1000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 1 << 20),
+)
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ControllerService(rpc.ControllerServicer):
+    def __init__(self, controller: Controller, token: str) -> None:
+        self._controller, self._token = controller, token
+        self._frontends: dict[str, tuple[int, pb.FrontendInfo]] = {}
+        self._watchers = 0
+        self._streams = 0
+        self._version = 1
+        self._news = asyncio.Event()
+        controller.changed = self._changed
+
+    def _changed(self) -> None:
+        self._version += 1
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _admit(self, context: Context) -> None:
+        if not has_token(context.invocation_metadata(), self._token):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this cluster's token is missing or wrong")
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Membership]:
+        await self._admit(context)
+        if self._watchers >= MAX_WATCHERS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"watchers: at most {MAX_WATCHERS}")
+        self._watchers += 1
+        self._streams += 1
+        stream = self._streams
+        if request.HasField("frontend"):
+            self._frontends[request.watcher_id] = (stream, request.frontend)
+        try:
+            while True:
+                news = self._news
+                yield self.membership()
+                await news.wait()
+        finally:
+            self._watchers -= 1
+            if self._frontends.get(request.watcher_id, (0,))[0] == stream:
+                del self._frontends[request.watcher_id]
+
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+        await self._admit(context)
+        frontends = [info for _, info in self._frontends.values()]
+        return pb.StatusReply(instances=map(self._status, self._controller.slots.values()), frontends=frontends)
+
+    async def Revive(self, request: pb.ReviveRequest, context: Context) -> pb.ReviveReply:
+        await self._admit(context)
+        if request.id and request.id not in self._controller.slots:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"id: no instance {request.id!r}")
+        return pb.ReviveReply(ids=self._controller.revive(request.id))
+
+    def membership(self) -> pb.Membership:
+        return pb.Membership(version=self._version, instances=map(self._member, self._controller.slots.values()))
+
+    def _member(self, slot: m.Slot) -> pb.Member:
+        return pb.Member(
+            id=slot.id,
+            address=slot.address,
+            state=slot.state.value,
+            role=self._role(slot),
+            pid=slot.pid,
+            incarnation=slot.incarnation,
+        )
+
+    def _role(self, slot: m.Slot) -> str:
+        live = self._controller.live.get(slot.id)
+        return live.role if live and live.role else "mixed"
+
+    def _status(self, slot: m.Slot) -> pb.InstanceStatus:
+        live = self._controller.live.get(slot.id)
+        status = pb.InstanceStatus(id=slot.id, role=self._role(slot), state=slot.state.value, note=slot.note)
+        status.deaths, status.address = slot.deaths, slot.address
+        if live is not None:
+            load = live.load
+            status.pid = live.process.pid
+            status.running, status.waiting, status.step_ms = load.running, load.waiting, load.step_ms
+            status.free_blocks, status.total_blocks = load.free_blocks, load.total_blocks
+            status.metrics = live.served.metrics if live.served else ""
+        return status
+
+
+async def serve(service: ControllerService, address: str) -> tuple[grpc.aio.Server, str]:
+    """Raises OSError where the port is taken. Returns the server and the address with its real port."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    rpc.add_ControllerServicer_to_server(service, server)
+    host, port = address.rsplit(":", 1)
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as exc:
+        raise OSError(f"controller address {address}: {exc}") from None
+    await server.start()
+    return server, f"{host}:{bound or port}"
+
+
+__all__ = ["SERVER_OPTIONS", "ControllerService", "serve"]
