@@ -59,9 +59,9 @@ class ModelRequest:
         "priority",
         "prompt_tokens",
         "queued_tokens",
+        "quiet_tokens",
         "request_id",
         "room_tokens",
-        "seal_at",
         "sealed",
         "state",
         "tokens",
@@ -93,7 +93,7 @@ class ModelRequest:
         self.holding = Holding([])
         self.room_tokens = 0  # slots in the blocks held
         self.sealed = 0  # leading blocks that were offered to the cache
-        self.seal_at = 0  # tokens at which the next block is full
+        self.quiet_tokens = 0  # up to here it needs and fills no block
         self.queued_tokens = 0  # uncached tokens at the time of queueing
         self.cached_tokens = 0  # prefix hit of the first admission
         self.preemptions = 0

@@ -18,17 +18,18 @@ tokens are in flight. The fake engine and the simulator are thin shells around t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from itertools import count
 
-from shoal.instance.model_cache import BrokenLedger, Change, ModelCache
+from shoal.instance.model_blocks import BlockTables
+from shoal.instance.model_cache import BrokenLedger, Change
 from shoal.instance.model_request import ModelRequest, State, WaitingQueue
 from shoal.instance.seam import EngineLoad
 from shoal.instance.step_plan import Outcome, Plan
 
 
 class StepModel:
-    """Sole owner of its requests, its queue and its cache."""
+    """Sole owner of its requests, its queue and its block tables."""
 
     def __init__(
         self,
@@ -44,14 +45,13 @@ class StepModel:
             raise ValueError(
                 f"max_model_len {max_model_len} does not fit into {total_blocks} blocks of {block_size} tokens"
             )
-        self.block_size = block_size
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
         self.running: list[ModelRequest] = []
         self.parked: list[ModelRequest] = []
         self.waiting = WaitingQueue()
-        self._cache = ModelCache(total_blocks, record_changes=record_changes)
+        self._blocks = BlockTables(block_size=block_size, total_blocks=total_blocks, record_changes=record_changes)
         self._numbers = count()
         self._plan: Plan | None = None
 
@@ -78,7 +78,7 @@ class StepModel:
             self.waiting.discard(request)
             return
         (self.running if former is State.RUNNING else self.parked).remove(request)
-        self._cache.release(request.holding)
+        self._blocks.close(request)
 
     def park(self, request: ModelRequest) -> None:
         """Out of the batch at a step boundary. Undone by `unpark`, ended by `remove`."""
@@ -96,28 +96,23 @@ class StepModel:
         """Take over a request with the KV of its first `computed` tokens, parked until `unpark`. False: no room."""
         if not 0 < computed < request.tokens:
             raise ValueError(f"{request!r}: cannot adopt {computed} computed tokens")
-        full = computed // self.block_size
-        names = request.keys.first(full)
-        hits = self._cache.match(names, full)
-        blocks = self._blocks(computed) - hits
-        slots = self.max_num_seqs - len(self.running) - len(self.parked)
-        if slots <= 0 or blocks + self._cache.cost(names, hits) > self._cache.free:
+        hit = self._blocks.hit(request, computed)
+        if self._free_slots() <= 0 or not self._blocks.fits(request, computed, hit):
             return False
         self._welcome(request)
         request.move(State.PARKED)
         self.parked.append(request)
-        self._hold(request, hits, blocks)
+        self._blocks.open(request, computed, hit)
         request.computed = computed
-        self._seal(request, computed)
         return True
 
     def install(self, keys: Iterable[Hashable]) -> int:
         """Blocks that came from elsewhere enter the prefix cache. Returns how many were new."""
-        return self._cache.install(keys)
+        return self._blocks.install(keys)
 
     def reset_prefix_cache(self) -> bool:
         """False while any block is held."""
-        return self._cache.clear()
+        return self._blocks.reset()
 
     # -- a step
 
@@ -137,28 +132,32 @@ class StepModel:
         for request in tuple(self.running):
             if plan.left_tokens == 0:
                 break
+            if request.tokens <= request.quiet_tokens and request.computed + 1 == request.tokens:
+                plan.decode(request)
+                continue  # the common case: a decode within its block
             if request.state is not State.RUNNING:
                 continue  # preempted in this pass
             tokens = min(request.tokens - request.computed, plan.left_tokens)
             end = request.computed + tokens
-            if end > request.room_tokens and not self._grow(request, end, plan):
+            if not self._make_room(request, end, plan):
                 break
-            if end >= request.seal_at:
-                filled.append((request, end))
+            filled.append((request, end))
             plan.add(request, tokens)
         for request, end in filled:
             if request.state is State.RUNNING:
-                self._seal(request, end)
+                self._blocks.seal(request, end)
 
-    def _grow(self, request: ModelRequest, end: int, plan: Plan) -> bool:
+    def _make_room(self, request: ModelRequest, end: int, plan: Plan) -> bool:
         """Blocks for `end` tokens, at the cost of others if need be. False: it had to give way itself."""
-        blocks = self._blocks(end) - request.holding.blocks
-        while blocks > self._cache.free:
+        if end <= request.room_tokens:
+            return True
+        missing = self._blocks.missing(request, end)
+        while missing > self._blocks.free:
             victim = max(self.running, key=lambda running: running.order)
             self._preempt(victim, plan)
             if victim is request:
                 return False
-        self._take(request, blocks)
+        self._blocks.grow(request, end)
         return True
 
     def _preempt(self, victim: ModelRequest, plan: Plan) -> None:
@@ -166,32 +165,35 @@ class StepModel:
         plan.preempted.append(victim)
         victim.move(State.WAITING)
         self.running.remove(victim)
-        self._cache.release(victim.holding)
-        victim.computed = victim.room_tokens = 0
+        self._blocks.close(victim)
+        victim.computed = 0
         victim.preemptions += 1
         self._enqueue(victim)
 
+    def _free_slots(self) -> int:
+        return self.max_num_seqs - len(self.running) - len(self.parked)
+
     def _may_admit(self, plan: Plan) -> bool:
-        return (
-            plan.left_tokens > 0 and len(self.waiting) > 0 and len(self.running) + len(self.parked) < self.max_num_seqs
-        )
+        return plan.left_tokens > 0 and len(self.waiting) > 0 and self._free_slots() > 0
 
     def _admit(self, request: ModelRequest, plan: Plan) -> bool:
         """Start the head of the queue, or leave it where it is for want of blocks."""
-        names, hits = self._hit(request)
-        if self._blocks(request.tokens) - hits + self._cache.cost(names, hits) > self._cache.free:
+        hit = self._blocks.hit(request, request.tokens - 1)
+        if not self._blocks.fits(request, request.tokens, hit):
             return False
         self.waiting.pop().move(State.RUNNING)
         self.running.append(request)
-        context = hits * self.block_size
-        tokens = min(request.tokens - context, plan.left_tokens)
-        self._hold(request, hits, self._blocks(context + tokens) - hits)
-        request.computed = context
+        tokens = min(request.tokens - hit, plan.left_tokens)
+        self._blocks.open(request, hit + tokens, hit)
+        request.computed = hit
         if request.preemptions == 0:
-            request.cached_tokens = context
-        self._seal(request, context + tokens)
+            request.cached_tokens = hit
         plan.add(request, tokens)
         return True
+
+    def _enqueue(self, request: ModelRequest) -> None:
+        request.queued_tokens = request.tokens - self._blocks.hit(request, request.tokens - 1)
+        self.waiting.push(request)
 
     def complete(self) -> Outcome:
         """The scheduled step was computed: each request whose last token it held has one more output token."""
@@ -220,48 +222,14 @@ class StepModel:
             return
         for request in finished:
             request.move(State.DONE)
-            self._cache.release(request.holding)
+            self._blocks.close(request)
         self.running = [request for request in self.running if request.state is State.RUNNING]
 
-    # -- blocks
-
-    def _blocks(self, tokens: int) -> int:
-        return -(-tokens // self.block_size)
-
-    def _hit(self, request: ModelRequest) -> tuple[Sequence[Hashable], int]:
-        """The names of its blocks, and how many leading ones are cached. The last token is never part of a hit."""
-        limit = (request.tokens - 1) // self.block_size
-        names = request.keys.first(limit)
-        return names, self._cache.match(names, limit)
-
-    def _hold(self, request: ModelRequest, hits: int, blocks: int) -> None:
-        """First blocks of a request: `hits` cached ones, then unsealed ones."""
-        self._cache.share(request.holding, request.keys.first(hits)[:hits])
-        request.sealed = hits
-        request.seal_at = (hits + 1) * self.block_size
-        self._take(request, blocks)
-
-    def _take(self, request: ModelRequest, blocks: int) -> None:
-        self._cache.take(request.holding, blocks)
-        request.room_tokens = request.holding.blocks * self.block_size
-
-    def _seal(self, request: ModelRequest, end: int) -> None:
-        """The blocks that `end` tokens fill enter the prefix cache under their names, where they have one."""
-        full = end // self.block_size
-        for key in request.keys.first(full)[request.sealed : full]:
-            self._cache.seal(request.holding, key)
-        request.sealed = full
-        request.seal_at = (full + 1) * self.block_size
-
-    def _enqueue(self, request: ModelRequest) -> None:
-        _names, hits = self._hit(request)
-        request.queued_tokens = request.tokens - hits * self.block_size
-        self.waiting.push(request)
+    # -- what others may know
 
     def take_changes(self) -> list[tuple[Change, list[Hashable]]]:
-        return self._cache.take_changes()
-
-    # -- what others may know
+        """What entered and left the prefix cache since the last call; empty unless the model was made to record."""
+        return self._blocks.take_changes()
 
     def has_work(self) -> bool:
         return bool(self.running) or len(self.waiting) > 0
@@ -276,20 +244,13 @@ class StepModel:
             queued_prefill_tokens=self.waiting.queued_tokens,
             uncached_prefill_tokens=uncached - decoding,
             context_tokens=sum([request.computed for request in self.running]),
-            free_blocks=self._cache.free,
-            total_blocks=self._cache.total,
+            free_blocks=self._blocks.free,
+            total_blocks=self._blocks.total,
         )
 
     def check(self) -> None:
         """Every block is accounted for, and every request is where its state says. Raises BrokenLedger."""
-        held = [*self.running, *self.parked]
-        self._cache.check([request.holding for request in held])
-        for request in held:
-            if (
-                request.room_tokens != request.holding.blocks * self.block_size
-                or request.room_tokens < request.computed
-            ):
-                raise BrokenLedger(f"{request!r} has {request.holding.blocks} blocks, {request.room_tokens} slots")
+        self._blocks.check([*self.running, *self.parked])
         for request in self.waiting.requests():
             if request.holding.blocks:
                 raise BrokenLedger(f"{request!r} waits and holds {request.holding.blocks} blocks")

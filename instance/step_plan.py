@@ -32,11 +32,15 @@ class Plan:
 
     def add(self, request: ModelRequest, tokens: int) -> None:
         """One last token after a context is a decode, whoever made the context: kernels see no difference."""
-        self.left_tokens -= tokens
         if tokens == 1 and request.computed and request.computed + 1 == request.tokens:
-            self.decodes.append(request)
+            self.decode(request)
         else:
             self.prefills.append(Chunk(request, tokens, request.computed))
+            self.left_tokens -= tokens
+
+    def decode(self, request: ModelRequest) -> None:
+        self.decodes.append(request)
+        self.left_tokens -= 1
 
     def withdraw(self, request: ModelRequest) -> None:
         """It was preempted for another request of the same step, maybe before its own turn came."""

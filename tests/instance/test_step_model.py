@@ -250,7 +250,7 @@ def test_changes_tell_what_is_cached() -> None:
         run_dry(m)
         for change, keys in m.take_changes():
             cached = cached | set(keys) if change is Change.STORED else cached - set(keys)
-        assert len(cached) == m._cache.cached
+        assert len(cached) == m._blocks._cache.cached
     assert m.reset_prefix_cache()
     assert m.take_changes() == [(Change.CLEARED, [])]
 
