@@ -1,0 +1,91 @@
+"""`shoal bench NAME ...`: the list of benchmarks, and what they share: the lock, exit codes, and one JSON object as
+the last line.
+
+A benchmark is a module with `add_arguments(parser)` and `run(args) -> Outcome`. It is imported only when its name is
+called. Exit codes: 0 measured, 2 could not measure (one line on stderr says why), 130 stopped by hand with what was
+measured so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from shoal.bench.lock import bench_lock
+from shoal.bench.outcome import Outcome
+from shoal.proto.errors import ShoalError
+
+BENCHES = {
+    "load": ("shoal.bench.load", "requests at a given rate, or from a trace, against any OpenAI URL or gRPC address"),
+    "overhead": ("shoal.bench.overhead", "what Shoal adds to plain vLLM: one instance against one server, in turns"),
+    "failover": ("shoal.bench.failover", "kill and freeze instances under streams; compare every token"),
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `bench` to the main command's subparsers; the benchmark's own flags are read when it is called."""
+    listing = "\n".join(f"  {name:10} {text}" for name, (_, text) in BENCHES.items())
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure",
+        description=f"Benchmarks:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bench", choices=BENCHES, metavar="NAME")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="shoal bench NAME --help lists them")
+    parser.set_defaults(run=lambda args: run_bench(args.bench, args.rest))
+
+
+def run_bench(name: str, argv: Sequence[str]) -> int:
+    module = importlib.import_module(BENCHES[name][0])
+    parser = argparse.ArgumentParser(prog=f"shoal bench {name}", description=module.__doc__, formatter_class=_Formatter)
+    module.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="for another benchmark to end (default: fail at once)",
+    )
+    args = parser.parse_args(argv)
+    try:
+        with bench_lock(name, wait_s=args.wait):
+            outcome: Outcome = module.run(args)
+    except ShoalError as exc:
+        print(f"shoal bench {name}: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"shoal bench {name}: stopped before anything was measured", file=sys.stderr)
+        return 130
+    _show(outcome, args.json)
+    return outcome.exit_code
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def _show(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(outcome.result).decode() + "\n")
+        sys.stdout.flush()
+        return
+    for key, value in outcome.result.items():
+        if not isinstance(value, list):
+            print(f"{key:28} {value:.3f}" if isinstance(value, float) else f"{key:28} {value}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="shoal")
+    add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["bench", *(sys.argv[1:] if argv is None else argv)])
+    return int(args.run(args))
+
+
+__all__ = ["BENCHES", "add_parser", "main", "run_bench"]

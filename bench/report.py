@@ -1,0 +1,62 @@
+"""Pictures of a run. matplotlib is optional and imported only when a picture is asked for; it draws to files, never
+to a screen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shoal.bench.record import End, Record
+from shoal.proto.errors import Unavailable
+
+
+def plot_load(records: Sequence[Record], result: Mapping[str, Any], path: Path) -> None:
+    """TTFT over time, output tokens per second, and the distributions of TTFT and TPOT. Raises Unavailable."""
+    figure, ((first, flow), (ttft, tpot)) = _panels()
+    done = [record for record in records if record.end is End.COMPLETED]
+    start_s = min((record.due_s for record in records), default=0.0)
+    first.plot(
+        [record.sent_s - start_s for record in done], [record.ttft_s * 1e3 for record in done], ".", markersize=3
+    )
+    first.set(title="time to first token", xlabel="sent at, s", ylabel="ms")
+    seconds = _tokens_per_second(done, start_s)
+    flow.step([second for second, _ in seconds], [tokens for _, tokens in seconds], where="post")
+    flow.set(title="output tokens per second", xlabel="s", ylabel="tokens/s")
+    _distribution(ttft, [record.ttft_s * 1e3 for record in done], "TTFT, ms")
+    _distribution(tpot, [value * 1e3 for record in done if (value := record.tpot_s) is not None], "TPOT, ms")
+    figure.suptitle(
+        f"{result['completed']} completed, {result['failed']} failed, {result['request_throughput']:.2f} requests/s, "
+        f"{result['output_throughput']:.0f} output tokens/s"
+    )
+    figure.savefig(path, dpi=120)
+
+
+def _panels() -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional and heavy
+        from matplotlib.figure import Figure  # noqa: PLC0415 - optional and heavy
+    except ImportError:
+        raise Unavailable("plots need matplotlib: install the `bench` extra") from None
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(2, 2)
+
+
+def _tokens_per_second(done: Sequence[Record], start_s: float) -> list[tuple[int, int]]:
+    seconds: Counter[int] = Counter()
+    for record in done:
+        for at_s, tokens in zip(record.chunk_s, record.chunk_tokens, strict=True):
+            seconds[int(at_s - start_s)] += tokens
+    return [(second, seconds[second]) for second in range(max(seconds, default=-1) + 1)]
+
+
+def _distribution(axes: Any, values: Sequence[float], label: str) -> None:
+    ordered = sorted(values)
+    axes.plot(ordered, [(rank + 1) / len(ordered) for rank in range(len(ordered))])
+    axes.set(title=label, xlabel="ms", ylabel="share of requests", ylim=(0, 1.02))
+
+
+__all__ = ["plot_load"]
