@@ -112,19 +112,19 @@ def test_a_wrong_environment_ends_the_process_at_once():
     assert "no fail-point 'no.such.place'" in done.stderr
 
 
+def _is_place(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    return ast.unparse(node.func) in ("hit", "ahit", "failpoints.hit", "failpoints.ahit")
+
+
 def _places() -> set[str]:
     found = set()
     for folder in ("router", "instance", "cluster"):
         for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in (
-                    "hit",
-                    "ahit",
-                ):
-                    assert node.args and isinstance(node.args[0], ast.Constant), (
-                        f"{path}:{node.lineno}: the name must be a literal"
-                    )
-                    found.add(node.args[0].value)
+            for node in filter(_is_place, ast.walk(ast.parse(path.read_text()))):
+                assert isinstance(node.args[0], ast.Constant), f"{path}:{node.lineno}: the name must be a literal"
+                found.add(node.args[0].value)
     return found
 
 
