@@ -1,0 +1,102 @@
+"""Requests that were sent to an instance and that its own reports do not count yet.
+
+A booking is made when a place is chosen, so that the next choice already sees it. It must end exactly when a report
+includes the request: earlier, and the load is lost for a while and a burst herds onto one instance; later, and it
+counts twice. The rule:
+
+  BOOKED        counts as one request and `tokens` of prefill
+  ACKNOWLEDGED  the instance said that it has it: still counts, until the next report is observed
+  STARTED       its first token came: its prefill is over (0 tokens), counts as one request until the next report is
+                observed
+  gone          reported, finished, or its instance left
+
+Where no acknowledgement comes, the first report observed at least `settle_s` + two steps after the booking is
+believed to include it: `settle_s` covers the round trip, two steps the one that it arrives in and the one that takes
+it up. The error is then on the side of counting twice for a moment. Within one report, call `acknowledged` and
+`first_token` before `observe`: the load in it includes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Stage(Enum):
+    BOOKED = "booked"
+    ACKNOWLEDGED = "acknowledged"
+    STARTED = "started"
+
+
+@dataclass(slots=True)
+class Booking:
+    instance: str
+    tokens: int
+    booked_s: float
+    stage: Stage = Stage.BOOKED
+
+
+class Bookings:
+    """Sole owner of all bookings of one view. Every method returns the instance whose sums changed, or None."""
+
+    def __init__(self, settle_s: float) -> None:
+        self._settle_s = settle_s
+        self._by_request: dict[str, Booking] = {}
+        self._by_instance: dict[str, dict[str, Booking]] = {}
+
+    def book(self, request_id: str, instance: str, tokens: int, now_s: float) -> None:
+        """The caller has dropped an earlier booking of this request."""
+        assert request_id not in self._by_request, request_id
+        booking = self._by_request[request_id] = Booking(instance, tokens, now_s)
+        self._by_instance.setdefault(instance, {})[request_id] = booking
+
+    def acknowledged(self, request_id: str) -> None:
+        booking = self._by_request.get(request_id)
+        if booking is not None and booking.stage is Stage.BOOKED:
+            booking.stage = Stage.ACKNOWLEDGED
+
+    def started(self, request_id: str) -> str | None:
+        booking = self._by_request.get(request_id)
+        if booking is None:
+            return None
+        booking.stage, booking.tokens = Stage.STARTED, 0
+        return booking.instance
+
+    def reported(self, instance: str, step_s: float, now_s: float) -> None:
+        """A report of this instance was observed: drop what it includes."""
+        believed_s = now_s - self._settle_s - 2 * step_s
+        mine = self._by_instance.get(instance, {})
+        for request_id in [r for r, b in mine.items() if b.stage is not Stage.BOOKED or b.booked_s <= believed_s]:
+            self.drop(request_id)
+
+    def drop(self, request_id: str) -> str | None:
+        booking = self._by_request.pop(request_id, None)
+        if booking is None:
+            return None
+        mine = self._by_instance[booking.instance]
+        del mine[request_id]
+        if not mine:
+            del self._by_instance[booking.instance]
+        return booking.instance
+
+    def leave(self, instance: str) -> None:
+        for request_id in self._by_instance.pop(instance, {}):
+            del self._by_request[request_id]
+
+    def sums(self, instance: str) -> tuple[int, int]:
+        """(requests, prefill tokens) booked there."""
+        mine = self._by_instance.get(instance, {})
+        return len(mine), sum(b.tokens for b in mine.values())
+
+    def __len__(self) -> int:
+        return len(self._by_request)
+
+    def check(self) -> None:
+        assert all(self._by_instance.values()), "an instance without bookings must have no entry"
+        flat = {r: b for mine in self._by_instance.values() for r, b in mine.items()}
+        assert flat == self._by_request
+        for name, mine in self._by_instance.items():
+            assert all(b.instance == name and b.tokens >= 0 for b in mine.values()), name
+
+
+__all__ = ["Booking", "Bookings", "Stage"]
