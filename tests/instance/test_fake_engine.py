@@ -245,15 +245,6 @@ def test_a_context_that_cannot_fit_into_the_blocks_is_refused_at_the_start() -> 
 # -- blocks and time
 
 
-def test_block_names_are_a_chain_over_tokens_salt_and_adapter() -> None:
-    plain = block_hashes([1, 2, 3, 4, 5, 6, 7, 8, 9], 4)
-    assert len(set(plain)) == 2
-    assert block_hashes([1, 2, 3, 4, 5, 6, 7, 9], 4)[0] == plain[0]
-    assert block_hashes([9, 2, 3, 4, 5, 6, 7, 8], 4)[1] != plain[1]
-    for other in ({"salt": "t"}, {"lora": "x"}):
-        assert not set(plain) & set(block_hashes([1, 2, 3, 4, 5, 6, 7, 8], 4, **other))
-
-
 def test_stored_blocks_are_reported_under_the_names_a_router_computes() -> None:
     e = engine()
     prompt = list(range(9))
