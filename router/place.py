@@ -33,7 +33,7 @@ class Policy:
 def place(request: RouteRequest, view: ClusterView, policy: Policy, now_s: float, rng: Random) -> Decision:
     question = view.question(request, now_s)
     fitting = _fitting(question, policy.filters)
-    if not isinstance(fitting, np.ndarray):
+    if isinstance(fitting, Wait | Rejection):
         return fitting
     rows: Ints = np.flatnonzero(fitting)
     costs = _costs(question, policy, rows)

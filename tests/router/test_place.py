@@ -1,4 +1,4 @@
-"""Each named policy picks what its formula says, worked out by hand; filters decide between placing, waiting and rejecting."""
+"""Each named policy picks what its formula says, worked out by hand; filters decide: place, wait or reject."""
 
 from collections import Counter
 from random import Random
@@ -104,7 +104,7 @@ def test_prefix_affinity_never_overrules_load_for_long():
         decision = place(asked, view, policy, 0.0, rng)
         view.book(asked, decision, 0.0)
         chosen.append(decision.instance)
-    # n requests on a cost (n + 1) * 10 * (n + 1) there and 100 on b: three go to a (10, 40, 90), then b (100 = 160 > 100).
+    # The next one costs (10 n + 10) * (n + 1) on a with n booked there: 10, 40, 90, 160; and 100 on b.
     assert chosen[:4] == ["a", "a", "a", "b"]
     assert chosen.count("b") >= 5
 

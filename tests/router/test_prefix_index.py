@@ -1,4 +1,4 @@
-"""The prefix index tells the leading blocks that each instance holds, as a naive set per instance would, within its bound."""
+"""The prefix index tells the leading blocks that each instance holds, as one naive set per instance would."""
 
 from collections import OrderedDict
 

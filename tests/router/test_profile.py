@@ -36,5 +36,5 @@ def test_unknown_scorer_is_named():
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
 def test_weight_that_rewards_load_or_is_no_number_is_refused(weight):
-    with pytest.raises(InvalidArgument, match="weights.kv_use"):
+    with pytest.raises(InvalidArgument, match=r"weights\.kv_use"):
         build_policy("least_work", {"kv_use": weight})

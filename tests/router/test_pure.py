@@ -1,4 +1,4 @@
-"""The router floor is pure: it imports where nothing but numpy and the words of proto/ exist, and its names are the promised ones."""
+"""The router floor is pure: it imports without ray, vllm, torch, grpc, asyncio, and has no clock or dice of its own."""
 
 import ast
 import importlib
