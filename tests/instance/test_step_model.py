@@ -123,14 +123,15 @@ def test_delivered_tokens_are_recomputed_with_the_prompt_and_count_as_output() -
 
 
 def test_a_request_waits_until_its_whole_prompt_has_room() -> None:
-    m = model(total_blocks=8, max_model_len=32)
+    m = model(total_blocks=8, max_num_batched_tokens=8, max_model_len=32)
     m.add(request("a", 18, new=3))  # 5 blocks
-    m.add(request("b", 14, new=3))  # 4 blocks, of which one chunk would fit at once
-    assert step(m) == ([], [("a", 16, 0)])
+    m.add(request("b", 14, new=3))  # 4 blocks, of which the first chunk would fit at once
+    assert step(m) == ([], [("a", 8, 0)])
+    assert step(m) == ([], [("a", 8, 8)])
     assert step(m) == ([], [("a", 2, 16)])
     assert step(m) == (["a"], [])
     assert step(m) == (["a"], [])
-    assert step(m) == ([], [("b", 14, 0)])
+    assert step(m) == ([], [("b", 8, 0)])
 
 
 def test_the_latest_request_gives_way_when_blocks_run_out_and_is_recomputed_later() -> None:
@@ -176,10 +177,9 @@ def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
     m.add(request("a", 8))
     m.add(request("b", 8))
     step(m)
-    m.add(request("c", 1))
-    step(m)  # a takes the fifth block, b gives way
-    assert m.load().running == 1
-    assert m.load().waiting == 2
+    m.add(request("urgent", 1, priority=-1))
+    assert step(m) == (["a"], [])  # a takes the fifth block, b gives way and leaves two
+    assert step(m) == (["a"], [("urgent", 1, 0)])
 
 
 def test_a_recomputed_request_hits_what_it_left_in_the_cache() -> None:
