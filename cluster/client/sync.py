@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -144,7 +144,7 @@ class Stream(Iterator[pb.GenerateReply]):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _run(self) -> Iterator[pb.GenerateReply]:
+    def _run(self) -> Generator[pb.GenerateReply, None, None]:
         client, flight = self._client, self._flight
         wait_s: float | None = 0.0
         try:

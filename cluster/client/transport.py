@@ -21,13 +21,13 @@ OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.enable_retries", 0),
 ]
-REQUESTS = {
+REQUESTS: dict[str, Any] = {
     "Generate": pb.GenerateRequest,
     "Resume": pb.ResumeRequest,
     "Cancel": pb.CancelRequest,
     "GetModel": pb.GetModelRequest,
 }
-REPLIES = {
+REPLIES: dict[str, Any] = {
     "Generate": pb.GenerateReply,
     "Resume": pb.GenerateReply,
     "Cancel": pb.CancelReply,

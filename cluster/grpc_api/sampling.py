@@ -105,7 +105,7 @@ def check_token_ids(field: str, ids: Iterable[int], facts: EngineFacts) -> list[
 
 
 def _ranged(wire: pb.SamplingParams) -> dict[str, Any]:
-    fields = {name: getattr(wire, name) for name in RANGES if wire.HasField(name)}  # type: ignore[arg-type]
+    fields = {name: getattr(wire, name) for name in RANGES if wire.HasField(name)}
     for name, value in fields.items():
         if not RANGES[name].holds(value):
             raise InvalidArgument(name, limit=RANGES[name].words, given=value)
@@ -131,7 +131,7 @@ def _stops(wire: pb.SamplingParams, facts: EngineFacts, limits: LimitsConfig) ->
 
 
 def _logprobs(wire: pb.SamplingParams, facts: EngineFacts) -> dict[str, Any]:
-    asked = [name for name in ("logprobs", "prompt_logprobs") if wire.HasField(name)]  # type: ignore[arg-type]
+    asked = [name for name in ("logprobs", "prompt_logprobs") if wire.HasField(name)]
     fields = {name: getattr(wire, name) for name in asked}
     for name, count in fields.items():
         if count > facts.max_logprobs:

@@ -26,7 +26,6 @@ from shoal.proto.errors import InvalidArgument, NotFound, ServerFault, ShoalErro
 from shoal.proto.v1 import inference_pb2 as pb
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-RESUME_CONTEXT = b"shoal.v1.Inference/1"  # the request itself says the rest; this says whose request it is
 ADOPT_TIMEOUT_S = 10.0
 FAILED = frozenset({"error", "abort"})
 
@@ -62,7 +61,6 @@ class InferenceServicer:
             priority=request.priority,
             deadline_s=deadline_s,
             resume_key=key if resumable else "",
-            resume_context=RESUME_CONTEXT if resumable else b"",
         )
         with self._run(key, request_id), open_request(context):
             outputs = self._engine.generate(prompt, sampling, key, adapter, request.priority)
@@ -127,7 +125,7 @@ class InferenceServicer:
                 found = await self._cluster.adopt(key, tenant)
         except TimeoutError:
             raise Unavailable("request_id: no instance said whether it has it", retry_after_s=1.0) from None
-        if found is None or found[1] != RESUME_CONTEXT:
+        if found is None:
             raise NotFound(f"request_id: no request {request_id!r} waits to be resumed")
         return found
 

@@ -5,7 +5,6 @@ import pytest
 from grpc import aio
 
 from shoal.cluster.client.transport import method
-from shoal.cluster.grpc_api.servicer import RESUME_CONTEXT
 from shoal.cluster.request_context import current_request
 from shoal.proto.errors import DeadlinePassed, Forbidden, InvalidArgument, Overloaded, Quarantined, Unavailable
 from shoal.proto.v1 import inference_pb2 as pb
@@ -50,7 +49,7 @@ async def test_the_engine_client_learns_who_asks_and_how_urgent_it_is():
     assert (seen.engine_id, seen.priority) == ("red/r1", -2)
     context = seen.context
     assert (context.request_id, context.tenant, context.priority, context.deadline_s) == ("r1", "red", -2, 7.5)
-    assert (context.resume_key, context.resume_context) == ("red/r1", RESUME_CONTEXT)
+    assert context.resume_key == "red/r1"
     assert current_request.get() is None
 
 
@@ -59,7 +58,7 @@ async def test_a_request_without_a_name_or_with_several_choices_is_not_resumable
     engine = StubEngine()
     async with serving(engine) as server:
         await call(server, "Generate", ask(**fields))
-    assert (engine.seen[0].context.resume_key, engine.seen[0].context.resume_context) == ("", b"")
+    assert engine.seen[0].context.resume_key == ""
 
 
 async def test_choices_count_their_tokens_apart():
@@ -220,29 +219,28 @@ async def test_a_name_in_use_is_refused_to_its_tenant_and_free_to_others():
 
 async def test_resume_goes_on_at_the_next_token_of_the_adopted_request():
     engine = StubEngine([output(piece([104, 101, 108], "hel")), output(piece([108, 111], "lo", finish="stop"))])
-    cluster = StubCluster({("red/r1", "red"): (adopted(), RESUME_CONTEXT)})
+    cluster = StubCluster({("red/r1", "red"): (adopted(), b"opaque")})
     async with serving(engine, cluster) as server:
         replies = await call(server, "Resume", pb.ResumeRequest(request_id="r1", next_index=2))
     assert [(r.index, list(r.token_ids), r.text) for r in replies] == [(2, [108], "l"), (3, [108, 111], "lo")]
     assert replies[-1].usage.output_tokens == 5
     context = engine.seen[0].context
-    assert (context.resume_key, context.resume_context, context.priority) == ("red/r1", RESUME_CONTEXT, 3)
+    assert (context.resume_key, context.resume_context, context.priority) == ("red/r1", b"opaque", 3)
 
 
 async def test_resume_of_anothers_or_of_an_unknown_request_is_not_found():
-    cluster = StubCluster({("red/r1", "red"): (adopted(), RESUME_CONTEXT), ("red/r2", "red"): (adopted(), b"else")})
+    cluster = StubCluster({("red/r1", "red"): (adopted(), b"")})
     async with serving(StubEngine(), cluster) as server:
         anothers = await refusal(server, "Resume", pb.ResumeRequest(request_id="r1"), BLUE)
         unknown = await refusal(server, "Resume", pb.ResumeRequest(request_id="r3"))
-        foreign = await refusal(server, "Resume", pb.ResumeRequest(request_id="r2"))
         assert await call(server, "Resume", pb.ResumeRequest(request_id="r1"))
-    assert {e.code() for e in (anothers, unknown, foreign)} == {grpc.StatusCode.NOT_FOUND}
+    assert {e.code() for e in (anothers, unknown)} == {grpc.StatusCode.NOT_FOUND}
 
 
 @pytest.mark.parametrize("next_index", [6, 17])
 async def test_resume_beyond_the_end_is_out_of_range_and_leaves_nothing_running(next_index):
     engine = StubEngine(letters("hello"))
-    cluster = StubCluster({("red/r1", "red"): (adopted(), RESUME_CONTEXT)})
+    cluster = StubCluster({("red/r1", "red"): (adopted(), b"opaque")})
     async with serving(engine, cluster) as server:
         error = await refusal(server, "Resume", pb.ResumeRequest(request_id="r1", next_index=next_index))
     assert error.code() is grpc.StatusCode.OUT_OF_RANGE
