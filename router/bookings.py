@@ -10,10 +10,11 @@ counts twice. The rule:
                 observed
   gone          reported, finished, or its instance left
 
-Where no acknowledgement comes, the first report observed at least `settle_s` + two steps after the booking is
-believed to include it: `settle_s` covers the round trip, two steps the one that it arrives in and the one that takes
-it up. The error is then on the side of counting twice for a moment. Within one report, call `acknowledged` and
-`first_token` before `observe`: the load in it includes them.
+Within one report, call `acknowledged` (whom its load includes) and `first_token` before `observe`.
+
+That is exact however long a step takes. For a source of reports that acknowledges nothing, `settle_s` may be finite: the
+first report observed at least `settle_s` + two steps after the booking is then believed to include it. `settle_s` covers
+the round trip, two steps the one that it arrives in and the one that takes it up.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _BOOKED = slice(_Column.BOOKED_REQUESTS, _Column.BOOKED_TOKENS + 1)
 class ClusterView:
     """Sole owner of the picture. Not safe for threads: one frontend's event loop feeds and asks it."""
 
-    def __init__(self, *, max_blocks_per_instance: int = 1 << 17, settle_s: float = 0.1) -> None:
+    def __init__(self, *, max_blocks_per_instance: int = 1 << 17, settle_s: float = float("inf")) -> None:
         self._index = PrefixIndex(max_blocks_per_instance)
         self._bookings = Bookings(settle_s)
         self._rows: dict[str, int] = {}

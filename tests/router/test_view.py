@@ -56,6 +56,17 @@ def test_first_report_after_settling_takes_over_without_counting_twice():
     assert seen(view) == (1, 10)
 
 
+def test_time_alone_never_ends_a_booking_where_instances_acknowledge():
+    view = ClusterView()
+    view.join(info("a"))
+    view.book(request(), Placement("a"), now_s=1.0)
+    view.observe("a", InstanceLoad(running=1), now_s=100.0)  # one long step: its load is from before the request came
+    assert seen(view) == (2, 10)
+    view.acknowledged("r")
+    view.observe("a", InstanceLoad(running=2), now_s=100.1)
+    assert seen(view) == (2, 0)
+
+
 def test_slow_steps_settle_later():
     view = view_of("a")
     view.book(request(), Placement("a"), now_s=1.0)
