@@ -12,9 +12,9 @@ counts twice. The rule:
 
 Within one report, call `acknowledged` (whom its load includes) and `first_token` before `observe`.
 
-That is exact however long a step takes. For a source of reports that acknowledges nothing, `settle_s` may be finite: the
-first report observed at least `settle_s` + two steps after the booking is then believed to include it. `settle_s` covers
-the round trip, two steps the one that it arrives in and the one that takes it up.
+That is exact however long a step takes. For a source of reports that acknowledges nothing, `settle_s` may be finite:
+the first report observed at least `settle_s` + two steps after the booking is then believed to include it. `settle_s`
+covers the round trip, two steps the one that it arrives in and the one that takes it up.
 """
 
 from __future__ import annotations
