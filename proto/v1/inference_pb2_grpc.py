@@ -60,21 +60,25 @@ class InferenceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """One request; its output arrives in order, each token exactly once. Errors carry google.rpc-style text in the status details.
+        """One request; its output arrives in order, each token exactly once. It ends when the call ends, cancelled calls included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Resume(self, request, context):
-        """Go on with a request whose frontend died, through any other one, within 30 s. Same tenant only.
+        """Go on with a request whose frontend died, through any other one, within 30 s. Token for token and character for character
+        what is missing after the first next_index tokens. NOT_FOUND: nobody has it, or not yet (its instance notices a lost
+        frontend within two seconds), or another tenant has it. OUT_OF_RANGE: next_index is beyond its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Ends a request of the same tenant; its stream then ends with finish_reason "abort". Only the frontend that serves it
+        finds it: ask on the connection that it runs on, or ask every frontend.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
