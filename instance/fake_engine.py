@@ -41,7 +41,6 @@ class FakeRequest:
     """`tokens` = prompt and output so far; the block keys read it."""
 
     engine_id: str
-    client_index: int
     tokens: list[int]
     digest: int
     sampling: FakeSampling
@@ -82,12 +81,11 @@ class FakeEngine:
 
     # -- requests
 
-    def prepare(self, submission: Submission, client_index: int) -> Prepared:
+    def prepare(self, submission: Submission) -> Prepared:
         wire = codec.decode(WireRequest, submission.request)
         prompt = self._prompt(wire)
         request = FakeRequest(
             engine_id=submission.engine_id,
-            client_index=client_index,
             tokens=[*prompt, *submission.delivered],
             digest=prompt_digest(prompt),
             sampling=_sampling(wire),
@@ -153,11 +151,6 @@ class FakeEngine:
             else:
                 self._model.remove(request.model)
 
-    def move(self, engine_id: str, client_index: int) -> None:
-        request = self._requests.get(engine_id)
-        if request is not None:
-            request.client_index = client_index
-
     # -- steps
 
     def has_work(self) -> bool:
@@ -180,7 +173,7 @@ class FakeEngine:
         if any(self._requests[request.request_id].poisoned for request in scheduled):
             self._die()
 
-    def _emit(self, outcome: Outcome, outputs: dict[int, Any]) -> None:
+    def _emit(self, outcome: Outcome, outputs: list[Any]) -> None:
         for model in outcome.sampled:
             request = self._requests[model.request_id]
             index = model.output_tokens - 1
@@ -195,15 +188,15 @@ class FakeEngine:
             if output.finish_reason is not None:
                 self._model.remove(model)
                 del self._requests[model.request_id]
-            outputs.setdefault(request.client_index, WireOutputs()).outputs.append(output)
+            outputs.append(output)
 
-    def _emit_ended(self, outputs: dict[int, Any]) -> None:
+    def _emit_ended(self, outputs: list[Any]) -> None:
         """Those that were complete on arrival: their former owner died between their last token and its report."""
         for request in self._ended:
             del self._requests[request.engine_id]
             code, reason = request.ended or (FINISH_LENGTH, None)
             output = WireOutput(request.engine_id, [], finish_reason=code, stop_reason=reason)
-            outputs.setdefault(request.client_index, WireOutputs()).outputs.append(output)
+            outputs.append(output)
         self._ended.clear()
 
     # -- reports
@@ -215,8 +208,8 @@ class FakeEngine:
         changes = self._model.take_changes()
         return [BlockChange(change.value, cast("tuple[bytes, ...]", tuple(keys))) for change, keys in changes]
 
-    def encode(self, outputs: Any) -> bytes:
-        return codec.encode(outputs)
+    def encode(self, outputs: list[Any]) -> bytes:
+        return codec.encode(WireOutputs(outputs=outputs))
 
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         if method == "reset_prefix_cache":

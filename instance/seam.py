@@ -1,8 +1,8 @@
 """The engine seam: what an instance asks of an engine, be it vLLM or the fake one.
 
-Everything but `prepare` and `encode` runs on the one step thread. `prepare` may run on one other thread meanwhile: it does what takes
-time (hashing the prompt, starting a grammar) and nothing that the step thread could see half done.
-An engine-level request id is `request_id@epoch`, so that a new owner's request never meets a former one's remains.
+Everything but `prepare` and `encode` runs on the one step thread. `prepare` may run on one other thread meanwhile: it
+does what takes time (hashing the prompt, starting a grammar) and nothing that the step thread could see half done. An
+engine-level request id is `request_id@epoch`, so that a new owner's request never meets a former one's remains.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class EngineLoad:
 
 @dataclass(slots=True)
 class StepResult:
-    """`outputs`: client index -> EngineCoreOutputs or its twin WireOutputs, with engine-level request ids.
+    """`outputs`: EngineCoreOutput or its twin WireOutput, with engine-level request ids.
 
     `executed` False: nothing ran (an asynchronous load is pending, say); the stepper then waits a moment.
     """
 
-    outputs: dict[int, Any] = field(default_factory=dict)
+    outputs: list[Any] = field(default_factory=list)
     executed: bool = True
     preempted: int = 0
 
@@ -91,7 +91,7 @@ class StepResult:
 class Engine(Protocol):
     info: EngineInfo
 
-    def prepare(self, submission: Submission, client_index: int) -> Prepared:
+    def prepare(self, submission: Submission) -> Prepared:
         """Raises Refused or BadMessage."""
 
     def ready(self, prepared: Prepared) -> bool:
@@ -102,9 +102,6 @@ class Engine(Protocol):
     def abort(self, engine_ids: Iterable[str]) -> None:
         """Unknown ids are ignored. No output is emitted for an aborted request."""
 
-    def move(self, engine_id: str, client_index: int) -> None:
-        """From the next step on its output goes to another client."""
-
     def has_work(self) -> bool: ...
 
     def step(self) -> StepResult: ...
@@ -113,8 +110,8 @@ class Engine(Protocol):
 
     def take_block_changes(self) -> list[BlockChange]: ...
 
-    def encode(self, outputs: Any) -> bytes:
-        """EngineCoreOutputs in msgpack. Called from one thread only, not the step thread."""
+    def encode(self, outputs: list[Any]) -> bytes:
+        """EngineCoreOutputs of these outputs, in msgpack. Called from one thread only, not the step thread."""
 
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         """add_lora | remove_lora | list_loras | pin_lora | reset_prefix_cache. Raises Refused."""

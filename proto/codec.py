@@ -1,8 +1,8 @@
 """The one codec for the msgpack inside our frames, and its typed twins of vLLM's wire structs.
 
-vLLM's EngineCoreRequest, EngineCoreOutput and EngineCoreOutputs are positional msgspec structs. Processes that must not import
-vLLM (fake engine, controller, tests) read and write them through the twins below: the same positions, fewer names. A test compares
-the positions with the installed vLLM. Nothing here unpickles anything, ever.
+vLLM's EngineCoreRequest, EngineCoreOutput and EngineCoreOutputs are positional msgspec structs. Processes that must not
+import vLLM (fake engine, controller, tests) read and write them through the twins below: the same positions, fewer
+names. A test compares the positions with the installed vLLM. Nothing here unpickles anything, ever.
 """
 
 from typing import Any, TypeVar

@@ -1,4 +1,5 @@
-"""The one configuration tree of a cluster: read once, checked, frozen. Every key is also a flag of `shoal up` (`--engine.block-size`).
+"""The one configuration tree of a cluster: read once, checked, frozen. Every key is also a flag of `shoal up`
+(`--engine.block-size`).
 
 A key that does not exist, a value out of range or two keys that contradict each other is an error that names the key.
 """
@@ -32,7 +33,9 @@ class EngineConfig(Section):
     max_model_len: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt = 2048
     max_num_seqs: PositiveInt = 128
-    kv_cache_bytes: PositiveInt | None = Field(None, description="per instance; None: 1 GiB on CPU, vLLM's choice on GPU")
+    kv_cache_bytes: PositiveInt | None = Field(
+        None, description="per instance; None: 1 GiB on CPU, vLLM's choice on GPU"
+    )
     tensor_parallel_size: PositiveInt = 1
     enforce_eager: bool | None = Field(None, description="None: true on CPU, false on GPU")
     max_loras: PositiveInt = 4
@@ -54,7 +57,9 @@ class FakeEngineConfig(Section):
     e_ms: float = 0.207
     total_blocks: PositiveInt = 4096
     vocabulary: PositiveInt = 256
-    poison_token: int | None = Field(None, description="a prompt that holds this token ends the engine: for fault tests")
+    poison_token: int | None = Field(
+        None, description="a prompt that holds this token ends the engine: for fault tests"
+    )
 
 
 class AdmissionConfig(Section):
@@ -84,10 +89,14 @@ class ClusterConfig(Section):
     policy: Literal["round_robin", "power_of_two", "least_work", "prefix_least_work"] = "prefix_least_work"
     weights: dict[str, float] = {}
     keys: dict[str, str] = Field({}, description="API key -> tenant; empty: no key needed, one tenant 'default'")
-    secret: SecretStr = Field(default_factory=lambda: SecretStr(secrets.token_hex(16)), description="of tenant salts and inner calls")
+    secret: SecretStr = Field(
+        default_factory=lambda: SecretStr(secrets.token_hex(16)), description="of tenant salts and inner calls"
+    )
     lora: dict[str, str] = Field({}, description="adapter name -> folder")
     registry: str = Field("memory", pattern=r"^(memory|redis://.+)$")
-    spares: int = Field(1, ge=0, le=8, description="processes per node with vLLM imported, to replace a dead instance quickly")
+    spares: int = Field(
+        1, ge=0, le=8, description="processes per node with vLLM imported, to replace a dead instance quickly"
+    )
     start_timeout_s: PositiveFloat = 600.0
     engine: EngineConfig = EngineConfig()
     fake: FakeEngineConfig = FakeEngineConfig()
@@ -105,7 +114,9 @@ class ClusterConfig(Section):
     @property
     def model_name(self) -> str:
         """The name that clients use."""
-        return self.served_model_name or ("tiny" if self.model == "tiny" else Path(self.model).name if Path(self.model).exists() else self.model)
+        return self.served_model_name or (
+            "tiny" if self.model == "tiny" else Path(self.model).name if Path(self.model).exists() else self.model
+        )
 
 
 def parse_config(tree: dict[str, Any]) -> ClusterConfig:
@@ -113,7 +124,9 @@ def parse_config(tree: dict[str, Any]) -> ClusterConfig:
     try:
         return ClusterConfig.model_validate(tree)
     except ValidationError as exc:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']} (given {e['input']!r:.80})" for e in exc.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']} (given {e['input']!r:.80})" for e in exc.errors()
+        ]
         raise StartFailed("; ".join(lines)) from None
 
 

@@ -1,4 +1,4 @@
-"""Names of things that cross process borders. They are plain strings on the wire; the aliases keep them apart in code."""
+"""Names of things that cross process borders. Plain strings on the wire; the aliases keep them apart in code."""
 
 from typing import NewType
 

@@ -1,4 +1,6 @@
-"""The words of placement: what a policy sees and what it answers. Pure data; see `place` for the rule and `view` for who keeps it true."""
+"""The words of placement: what a policy sees and what it answers. Pure data; see `place` for the rule and `view` for
+who keeps it true.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RouteRequest:
-    """What placement may know of a request. `block_hashes` is the chain of its full prompt blocks (salt and adapter included).
+    """What placement may know of a request. `block_hashes` is the chain of its full prompt blocks (salt and adapter
+    included).
 
     `context_tokens` = prompt plus output tokens that a resubmission carries: what must be computed or found in a cache.
     Smaller `priority` is served first. Times are seconds on the caller's monotonic clock.

@@ -8,18 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Up(_message.Message):
-    __slots__ = ("hello", "submit", "abort", "adopt", "call")
+    __slots__ = ("hello", "submit", "abort", "adopt", "call", "claim")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     submit: Submit
     abort: Abort
     adopt: Adopt
     call: Call
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ...) -> None: ...
+    claim: Claim
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ...) -> None: ...
 
 class Down(_message.Message):
     __slots__ = ("welcome", "report", "adopted", "reply", "refused")
@@ -110,20 +112,30 @@ class Adopt(_message.Message):
     def __init__(self, resume_key: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class Adopted(_message.Message):
-    __slots__ = ("resume_key", "found", "request_id", "epoch", "request", "resume_context")
+    __slots__ = ("resume_key", "found", "epoch", "request", "resume_context")
     RESUME_KEY_FIELD_NUMBER: _ClassVar[int]
     FOUND_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     RESUME_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     resume_key: str
     found: bool
-    request_id: str
     epoch: int
     request: bytes
     resume_context: bytes
-    def __init__(self, resume_key: _Optional[str] = ..., found: _Optional[bool] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., request: _Optional[bytes] = ..., resume_context: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, resume_key: _Optional[str] = ..., found: _Optional[bool] = ..., epoch: _Optional[int] = ..., request: _Optional[bytes] = ..., resume_context: _Optional[bytes] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("resume_key", "tenant", "request_id", "epoch")
+    RESUME_KEY_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    resume_key: str
+    tenant: str
+    request_id: str
+    epoch: int
+    def __init__(self, resume_key: _Optional[str] = ..., tenant: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("call_id", "method", "arguments_json")
@@ -158,7 +170,7 @@ class Refused(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ..., client_fault: _Optional[bool] = ...) -> None: ...
 
 class StepReport(_message.Message):
-    __slots__ = ("step", "step_start_s", "sent_s", "outputs", "epochs", "indexes", "load", "blocks", "block_sequence")
+    __slots__ = ("step", "step_start_s", "sent_s", "outputs", "epochs", "indexes", "load", "blocks", "block_sequence", "accepted")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STEP_START_S_FIELD_NUMBER: _ClassVar[int]
     SENT_S_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +180,7 @@ class StepReport(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     step: int
     step_start_s: float
     sent_s: float
@@ -177,7 +190,8 @@ class StepReport(_message.Message):
     load: Load
     blocks: _containers.RepeatedCompositeFieldContainer[BlockChange]
     block_sequence: int
-    def __init__(self, step: _Optional[int] = ..., step_start_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., outputs: _Optional[bytes] = ..., epochs: _Optional[_Iterable[int]] = ..., indexes: _Optional[_Iterable[int]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks: _Optional[_Iterable[_Union[BlockChange, _Mapping]]] = ..., block_sequence: _Optional[int] = ...) -> None: ...
+    accepted: int
+    def __init__(self, step: _Optional[int] = ..., step_start_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., outputs: _Optional[bytes] = ..., epochs: _Optional[_Iterable[int]] = ..., indexes: _Optional[_Iterable[int]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks: _Optional[_Iterable[_Union[BlockChange, _Mapping]]] = ..., block_sequence: _Optional[int] = ..., accepted: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("running", "waiting", "queued_prefill_tokens", "uncached_prefill_tokens", "context_tokens", "free_blocks", "total_blocks", "step_ms", "stepping", "draining")

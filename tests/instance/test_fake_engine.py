@@ -53,8 +53,8 @@ def submission(prompt: list[int], *, delivered: tuple[int, ...] = (), epoch: int
     return Submission("r", epoch, wire(prompt, sampling_params=sampling), delivered)
 
 
-def submit(e: FakeEngine, s: Submission, client: int = 0) -> None:
-    prepared = e.prepare(s, client)
+def submit(e: FakeEngine, s: Submission) -> None:
+    prepared = e.prepare(s)
     assert e.ready(prepared)
     e.add(prepared)
 
@@ -64,11 +64,10 @@ def collect(e: FakeEngine, steps: int = 10_000) -> tuple[list[int], list[Any]]:
     tokens, finished = [], []
     while steps and e.has_work():
         steps -= 1
-        for outputs in e.step().outputs.values():
-            for output in codec.decode(WireOutputs, e.encode(outputs)).outputs:
-                tokens += output.new_token_ids
-                if output.finish_reason is not None:
-                    finished.append(output)
+        for output in codec.decode(WireOutputs, e.encode(e.step().outputs)).outputs:
+            tokens += output.new_token_ids
+            if output.finish_reason is not None:
+                finished.append(output)
         e.check()
     return tokens, finished
 
@@ -149,14 +148,15 @@ def test_a_stream_cut_anywhere_goes_on_elsewhere_token_for_token(
     expected, ended = collect(undisturbed)
     second = engine({"max_num_batched_tokens": 7}, total_blocks=20)
     for number, other in enumerate(neighbours):
-        submit(second, Submission(f"n{number}", 1, wire(other, sampling_params={"max_tokens": 9})), client=1)
+        submit(second, Submission(f"n{number}", 1, wire(other, sampling_params={"max_tokens": 9})))
     delivered = tuple(expected[:cut])
-    submit(second, submission(prompt, epoch=2, delivered=delivered, **sampling), client=0)
+    submit(second, submission(prompt, epoch=2, delivered=delivered, **sampling))
     tokens, finish = list(delivered), []
     while second.has_work():
-        for output in second.step().outputs.get(0, WireOutputs()).outputs:
-            tokens += output.new_token_ids
-            finish.append((output.finish_reason, output.stop_reason))
+        for output in second.step().outputs:
+            if output.request_id == "r@2":
+                tokens += output.new_token_ids
+                finish.append((output.finish_reason, output.stop_reason))
         second.check()
     assert tokens == expected
     assert finish[-1] == (ended[0].finish_reason, ended[0].stop_reason)
@@ -172,18 +172,7 @@ def test_a_request_complete_on_arrival_ends_in_the_next_step_without_a_token() -
     assert all_free(e)
 
 
-# -- requests come, move and go
-
-
-def test_each_client_gets_its_own_outputs_also_after_a_move() -> None:
-    e = engine()
-    submit(e, Submission("a", 1, wire([1])), client=0)
-    submit(e, Submission("b", 1, wire([2])), client=1)
-    first = e.step().outputs
-    assert {client: [o.request_id for o in out.outputs] for client, out in first.items()} == {0: ["a@1"], 1: ["b@1"]}
-    e.move("a@1", 1)
-    e.move("unknown", 1)
-    assert {o.request_id for o in e.step().outputs[1].outputs} == {"a@1", "b@1"}
+# -- requests come and go
 
 
 def test_an_aborted_request_is_silent_and_leaves_nothing_behind() -> None:
@@ -192,7 +181,7 @@ def test_an_aborted_request_is_silent_and_leaves_nothing_behind() -> None:
         submit(e, Submission(name, 1, wire([1, 2, 3, 4, 5])))
     e.step()
     e.abort(["a@1", "b@1", "unknown"])
-    assert {o.request_id for o in e.step().outputs[0].outputs} == {"c@1"}
+    assert {o.request_id for o in e.step().outputs} == {"c@1"}
     e.abort(["c@1"])
     assert all_free(e)
 
@@ -201,7 +190,7 @@ def test_an_abort_while_a_step_runs_is_in_time_for_that_step() -> None:
     e = engine()
     submit(e, submission([1, 2, 3]))
     e._sleep_s = lambda _seconds: e.abort(["r@1"])
-    assert e.step().outputs == {}
+    assert e.step().outputs == []
     e.check()
     assert all_free(e)
 
@@ -227,14 +216,14 @@ def test_a_step_with_nothing_to_run_says_so() -> None:
 )
 def test_what_no_engine_can_serve_is_refused_as_the_clients_fault(changes: dict[str, Any]) -> None:
     with pytest.raises(Refused) as refused:
-        engine().prepare(Submission("r", 1, wire([1], **changes)), 0)
+        engine().prepare(Submission("r", 1, wire([1], **changes)))
     assert refused.value.client_fault
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x93\x01\x02\x03", wire([1], sampling_params={"max_tokens": "many"})])
 def test_bytes_that_are_no_request_are_a_bad_message(data: bytes) -> None:
     with pytest.raises(BadMessage):
-        engine().prepare(Submission("r", 1, data), 0)
+        engine().prepare(Submission("r", 1, data))
 
 
 def test_a_context_that_cannot_fit_into_the_blocks_is_refused_at_the_start() -> None:

@@ -1,0 +1,160 @@
+"""One frontend, put together: vLLM's application over our engine client, the HTTP and gRPC listeners, metrics,
+membership.
+
+Knows nothing of Ray; `frontend_deployment` runs it inside Ray Serve. Everything here lives on the event loop that calls
+`start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import uvicorn
+
+from shoal.cluster.dispatcher import Dispatcher
+from shoal.cluster.engine_client import ClusterClient
+from shoal.cluster.frontend_metrics import FrontendRegistry, serve_metrics
+from shoal.cluster.frontend_seam import VLLM_VERSION, app_over, block_hasher, hash_seed, llm_over, parse_flags
+from shoal.cluster.grpc_api.ports import Models
+from shoal.cluster.grpc_api.server import GrpcServer, start_server
+from shoal.cluster.grpc_api.servicer import InferenceServicer
+from shoal.cluster.grpc_api.vllm_port import VllmEngine
+from shoal.cluster.http_edge import HttpEdge
+from shoal.cluster.membership_watch import MembershipWatch
+from shoal.cluster.tenants import Tenants
+from shoal.instance.engine_factory import resolve_model
+from shoal.instance.vllm_flags import vllm_flags
+from shoal.proto.config import ClusterConfig
+from shoal.proto.errors import StartFailed
+from shoal.proto.v1 import controller_pb2 as cpb
+from shoal.router.profile import build_policy
+
+HEADER_DEADLINE_S = 5
+IDLE_S = 300
+GRACE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendPlan:
+    """What a frontend must be told. `controller` gives the controller's present address."""
+
+    config: ClusterConfig
+    frontend_id: str
+    token: str
+    secret: str
+    controller: Callable[[], str]
+
+
+class Frontend:
+    """Owns its listeners and tasks from `start` to `stop`."""
+
+    def __init__(self, plan: FrontendPlan) -> None:
+        self.plan = plan
+        self.http: uvicorn.Server | None = None
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    async def start(self) -> None:
+        """Raises StartFailed with one line."""
+        plan, config = self.plan, self.plan.config
+        tenants = Tenants(config.keys, plan.secret)
+        self.client = ClusterClient(config, tenants)
+        args = parse_flags(vllm_flags(config, model_path=resolve_model(config), on_cpu=False))
+        self.llm = llm_over(self.client, args)
+        self._attach_client()
+        self.app = HttpEdge(await app_over(self.llm, args), tenants.authenticate, config.limits)
+        self.grpc = await self._serve_grpc(tenants, self.app)
+        url, self.metrics_server = serve_metrics(
+            FrontendRegistry(self.dispatcher, config.model_name, plan.frontend_id), config.host
+        )
+        if config.frontend == "own":
+            self._serve_http()
+        self._join(url)
+        await self.grpc.set_serving(True)
+
+    def _attach_client(self) -> None:
+        config = self.plan.config
+        self.dispatcher = Dispatcher(
+            policy=build_policy(config.policy, config.weights),
+            limits=config.admission,
+            rng=Random(),
+            decode=self.client.decode,
+            emit=self.client.emit,
+            fail=self.client.fail,
+        )
+        self.client.dispatcher = self.dispatcher
+        self.client.hash_blocks = block_hasher(self.llm.vllm_config)
+        self.client.output_task = lambda: self.llm.output_handler
+
+    async def _serve_grpc(self, tenants: Tenants, app: HttpEdge) -> GrpcServer:
+        config = self.plan.config
+        served = app.app.state.openai_serving_models  # type: ignore[attr-defined]
+        models = Models(base=config.model_name, adapters=lambda: served.lora_requests)
+        servicer = InferenceServicer(VllmEngine(self.llm), self.client, config.limits, models)
+        return await start_server(
+            servicer, tenants.authenticate, config.limits, host=config.host, port=config.grpc_port, reuse_port=True
+        )
+
+    def _serve_http(self) -> None:
+        config = self.plan.config
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            listener.bind((config.host, config.http_port))
+        except OSError as exc:
+            raise StartFailed(f"http_port: {config.host}:{config.http_port} cannot be bound: {exc.strerror}") from None
+        listener.listen(2048)
+        settings = uvicorn.Config(
+            self.app,
+            log_level="error",
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=IDLE_S,
+            h11_max_incomplete_event_size=config.limits.header_bytes,
+        )
+        self.http = uvicorn.Server(settings)
+        self.http.install_signal_handlers = lambda: None  # type: ignore[attr-defined] # they are the process's, not ours
+        self.http.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+        self.listener = listener
+        self.tasks.append(asyncio.get_running_loop().create_task(self.http.serve(sockets=[listener])))
+
+    def _join(self, metrics_url: str) -> None:
+        config = self.plan.config
+        info = cpb.FrontendInfo(
+            id=self.plan.frontend_id,
+            http=f"http://{config.host}:{config.http_port}",
+            grpc=f"{config.host}:{self.grpc.port}",
+            metrics=metrics_url,
+            pid=os.getpid(),
+            state="ready",
+        )
+        self.watch = MembershipWatch(
+            controller=self.plan.controller,
+            token=self.plan.token,
+            frontend=info,
+            vllm_version=VLLM_VERSION,
+            hash_seed=hash_seed(),
+            dispatcher=self.dispatcher,
+        )
+        self.watch.start()
+
+    def healthy(self) -> bool:
+        """Of this process alone: peers that are down must not get it restarted."""
+        return all(not task.done() for task in self.tasks) and not self.dispatcher.ticker.done()
+
+    async def stop(self) -> None:
+        if self.http is not None:
+            self.http.should_exit = True
+        await self.watch.close()
+        await self.grpc.stop(GRACE_S)
+        await self.dispatcher.close()
+        self.llm.shutdown()
+
+
+__all__ = ["Frontend", "FrontendPlan"]

@@ -1,0 +1,79 @@
+"""Frontends as a Ray Serve deployment: Serve places, restarts and scales the replicas; each runs one Frontend.
+
+`own`: each replica has its own listeners on the shared ports (SO_REUSEPORT) and Serve's proxy is off. `haproxy`: HTTP
+comes through Serve's HAProxy, and the replica hands it vLLM's application.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import uuid
+from typing import Any
+
+from ray import serve
+from ray.serve.api import RunTarget
+
+from shoal.instance.actor import lead_process_group
+from shoal.instance.engine_factory import import_engine
+from shoal.proto.config import ClusterConfig
+
+APPLICATION = "shoal"
+HEALTH_PERIOD_S = 2.0
+HEALTH_TIMEOUT_S = 30.0
+
+
+@serve.deployment(
+    name="frontend",
+    max_ongoing_requests=10_000,
+    health_check_period_s=HEALTH_PERIOD_S,
+    health_check_timeout_s=HEALTH_TIMEOUT_S,
+    graceful_shutdown_timeout_s=5.0,
+    graceful_shutdown_wait_loop_s=0.2,
+    ray_actor_options={"num_cpus": 0},
+    logging_config={"enable_access_log": False, "log_level": "WARNING"},
+)
+@serve.ingress()  # without an application: vLLM's cannot be pickled, so the replica builds it
+class FrontendReplica:
+    """One replica. Its work is Frontend's."""
+
+    async def __init__(self, config: ClusterConfig, controller_address: str) -> None:
+        lead_process_group()
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+        os.environ["VLLM_MAX_N_SEQUENCES"] = str(config.limits.choices)
+        import_engine(config.model_copy(update={"engine": config.engine.model_copy(update={"kind": "vllm"})}))
+        from shoal.cluster.frontend import Frontend, FrontendPlan  # noqa: PLC0415 - imports vLLM, for 12 to 40 s
+
+        secret = config.secret.get_secret_value()
+        plan = FrontendPlan(
+            config=config,
+            frontend_id=f"frontend-{uuid.uuid4().hex[:8]}",
+            token=secret,
+            secret=secret,
+            controller=lambda: controller_address,
+        )
+        self.frontend = Frontend(plan)
+        await self.frontend.start()
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        return self.frontend.app
+
+    async def check_health(self) -> None:
+        if not self.frontend.healthy():
+            raise RuntimeError("a listener or the ticker of this frontend has ended")
+
+    async def __del__(self) -> None:
+        await self.frontend.stop()
+
+
+def deploy(config: ClusterConfig, controller_address: str) -> None:
+    """Starts Serve and the frontends; returns once they are asked for, not once they serve."""
+    location = "Disabled" if config.frontend == "own" else "HeadOnly"
+    serve.start(proxy_location=location, http_options={"host": config.host, "port": config.http_port})
+    replicas = FrontendReplica.options(num_replicas=config.frontends)
+    target = RunTarget(replicas.bind(config, controller_address), name=APPLICATION, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+__all__ = ["APPLICATION", "deploy"]

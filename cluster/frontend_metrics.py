@@ -1,0 +1,77 @@
+"""What one frontend exports: its own requests. vLLM's request metrics under vLLM's names, ours as `shoal_frontend_*`.
+
+Gauges of the engine are left out: instances export them, each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import REGISTRY, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from shoal.cluster.dispatcher import Dispatcher
+from shoal.cluster.journal import Outcome, Verdict
+
+OF_THE_ENGINE = (
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "vllm:prefix_cache_queries",
+    "vllm:prefix_cache_hits",
+    "vllm:num_preemptions",
+)
+
+
+class FrontendRegistry:
+    """vLLM's registry without the engine's gauges, and the dispatcher's present state. Read at scrape time."""
+
+    def __init__(self, dispatcher: Dispatcher, model: str, frontend_id: str) -> None:
+        self.dispatcher = dispatcher
+        self.labels = {"model_name": model, "frontend": frontend_id}
+
+    def collect(self) -> Iterator[Metric]:
+        for family in REGISTRY.collect():
+            if not family.name.startswith(OF_THE_ENGINE):
+                yield family
+        yield from self._ours()
+
+    def _ours(self) -> Iterator[Metric]:
+        dispatcher, now_s = self.dispatcher, self.dispatcher.clock()
+        yield self._gauge("open_requests", "Requests not ended yet.", len(dispatcher.flights))
+        yield self._gauge("queued_requests", "Requests without a place.", dispatcher.admission.queued_requests)
+        yield self._gauge(
+            "admitted_tokens", "Prompt tokens of requests without a first token.", dispatcher.admission.tokens
+        )
+        yield self._gauge("linked_instances", "Instances with an open stream.", len(dispatcher.links))
+        ages_s = [c.age_s for c in dispatcher.view.candidates(now_s)]
+        yield self._gauge("view_age_seconds_max", "Age of the oldest report in the view.", max(ages_s, default=0.0))
+        outcomes = CounterMetricFamily("shoal_frontend_requests", "Ended requests.", labels=[*self.labels, "outcome"])
+        for outcome in Outcome:
+            outcomes.add_metric([*self.labels.values(), outcome.value], dispatcher.journal.outcomes[outcome])
+        yield outcomes
+        verdicts = CounterMetricFamily(
+            "shoal_frontend_outputs", "Outputs judged by the journal.", labels=[*self.labels, "verdict"]
+        )
+        for verdict in Verdict:
+            verdicts.add_metric([*self.labels.values(), verdict.value], dispatcher.journal.verdicts[verdict])
+        yield verdicts
+        moves = CounterMetricFamily(
+            "shoal_frontend_failovers", "Requests moved off a lost instance.", labels=list(self.labels)
+        )
+        moves.add_metric(list(self.labels.values()), dispatcher.failovers)
+        yield moves
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        gauge = GaugeMetricFamily(f"shoal_frontend_{name}", text, labels=list(self.labels))
+        gauge.add_metric(list(self.labels.values()), value)
+        return gauge
+
+
+def serve_metrics(registry: FrontendRegistry, host: str) -> tuple[str, Any]:
+    http_server, _thread = start_http_server(0, addr=host, registry=registry)  # type: ignore[arg-type]
+    return f"http://{host}:{http_server.server_port}/metrics", http_server
+
+
+__all__ = ["FrontendRegistry", "serve_metrics"]

@@ -1,0 +1,158 @@
+"""The frontend's journal: who owns each request, and which of its tokens the client has. Idea 3 of the design; promises
+P1 and P6.
+
+A token is accepted only from the present owner, with the present epoch, at the next index. Every hand-over raises the
+epoch here first, in one assignment, so two owners are impossible whatever dies but this frontend. Pure: no clock, no
+sockets; the dispatcher acts.
+
+  waiting   no owner: not placed yet, or its owner is gone
+  owned     an instance works on it; only its words count
+  closed    exactly one Outcome; everything later about it is stale
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+
+from shoal.router.contract import RouteRequest
+
+MAX_CRASHES = 2  # present at so many crashes of its owner: it may be the cause
+
+
+class Verdict(Enum):
+    """What an output is worth."""
+
+    FRESH = "fresh"
+    STALE = "stale"  # closed, or of a former owner or epoch
+    REPEATED = "repeated"  # the client has all of it already
+    BROKEN = "broken"  # a gap or a partial overlap: the stream lost something, so its owner cannot be trusted to go on
+
+
+class Outcome(Enum):
+    """How a request ended; each request has exactly one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    REPETITION = "repetition"
+    ABORTED = "aborted"  # by its client
+    REFUSED = "refused"  # the request itself is impossible
+    EXPIRED = "expired"  # its deadline passed before a place was found
+    UNAVAILABLE = "unavailable"  # no instance for too long
+    QUARANTINED = "quarantined"  # present at MAX_CRASHES crashes, or the same as one that was
+    ERROR = "error"
+
+
+FINISH_OUTCOMES = (
+    Outcome.STOP,
+    Outcome.LENGTH,
+    Outcome.ABORTED,
+    Outcome.ERROR,
+    Outcome.REPETITION,
+)  # by vLLM's FinishReason
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One request. `payload` is what an engine needs to start it; `delivered` its output tokens so far, in order."""
+
+    route: RouteRequest
+    payload: bytes
+    fingerprint: bytes
+    resume_key: str = ""
+    resume_context: bytes = b""
+    epoch: int = 0
+    owner: str | None = None
+    delivered: list[int] = field(default_factory=list)
+    crashes: int = 0
+    moves: int = 0
+
+    @property
+    def request_id(self) -> str:
+        return self.route.request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """Requests of a lost owner: to be placed again, those that already gave tokens first; and to be given up."""
+
+    resubmit: list[Ticket]
+    quarantine: list[Ticket]
+
+
+def fingerprint(prompt: list[int], parameters: bytes, lora: str | None) -> bytes:
+    """Equal for requests that would do the same to an engine."""
+    digest = hashlib.blake2b(parameters, digest_size=16)
+    digest.update(repr((lora, prompt)).encode())
+    return digest.digest()
+
+
+class Journal:
+    """Sole owner of the tickets of one frontend."""
+
+    def __init__(self) -> None:
+        self.tickets: dict[str, Ticket] = {}
+        self.outcomes: Counter[Outcome] = Counter()
+        self.verdicts: Counter[Verdict] = Counter()
+
+    def open(self, ticket: Ticket) -> None:
+        assert ticket.request_id not in self.tickets, ticket.request_id
+        self.tickets[ticket.request_id] = ticket
+
+    def assign(self, request_id: str, owner: str) -> Ticket:
+        """The compare-and-set of a hand-over: from here on only `owner`, under the new epoch, is believed."""
+        ticket = self.tickets[request_id]
+        ticket.epoch, ticket.owner = ticket.epoch + 1, owner
+        return ticket
+
+    def accept(self, request_id: str, owner: str, epoch: int, index: int, tokens: list[int]) -> Verdict:
+        """Judges one output and, if it is fresh, counts its tokens as delivered."""
+        verdict = self._judge(self.tickets.get(request_id), owner, epoch, index, len(tokens))
+        self.verdicts[verdict] += 1
+        if verdict is Verdict.FRESH:
+            self.tickets[request_id].delivered.extend(tokens)
+        return verdict
+
+    @staticmethod
+    def _judge(ticket: Ticket | None, owner: str, epoch: int, index: int, count: int) -> Verdict:
+        if ticket is None or ticket.owner != owner or ticket.epoch != epoch:
+            return Verdict.STALE
+        have = len(ticket.delivered)
+        if index == have:
+            return Verdict.FRESH
+        return Verdict.REPEATED if index + count <= have else Verdict.BROKEN
+
+    def release(self, request_id: str) -> Ticket:
+        """Its owner will not serve it after all."""
+        ticket = self.tickets[request_id]
+        ticket.owner = None
+        return ticket
+
+    def orphan(self, owner: str, *, crashed: bool) -> Orphans:
+        """The owner is lost. A crash counts against everyone present; a cut or silent line does not."""
+        orphans = Orphans([], [])
+        for ticket in [t for t in self.tickets.values() if t.owner == owner]:
+            ticket.owner = None
+            ticket.crashes += crashed
+            ticket.moves += 1
+            (orphans.quarantine if ticket.crashes >= MAX_CRASHES else orphans.resubmit).append(ticket)
+        orphans.resubmit.sort(key=lambda t: not t.delivered)
+        return orphans
+
+    def close(self, request_id: str, outcome: Outcome) -> Ticket | None:
+        """None if it is closed already: the first outcome stands."""
+        ticket = self.tickets.pop(request_id, None)
+        if ticket is not None:
+            self.outcomes[outcome] += 1
+        return ticket
+
+    def check(self) -> None:
+        for request_id, ticket in self.tickets.items():
+            assert ticket.request_id == request_id
+            assert ticket.owner is None or ticket.epoch > 0, f"{request_id} is owned without an epoch"
+            assert ticket.crashes < MAX_CRASHES, f"{request_id} was present at {ticket.crashes} crashes and lives"
+
+
+__all__ = ["FINISH_OUTCOMES", "MAX_CRASHES", "Journal", "Orphans", "Outcome", "Ticket", "Verdict", "fingerprint"]

@@ -1,0 +1,156 @@
+"""One Attach stream from this frontend to one instance: its only writer, its only reader, and the judge of its silence.
+
+A dead peer ends the stream in milliseconds; a cut or frozen one says nothing, so a stream without a frame for SILENCE_S
+is ended here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from enum import Enum
+from typing import Any
+
+import grpc
+
+from shoal.instance.auth import token_metadata
+from shoal.instance.server import PROTOCOL
+from shoal.proto.errors import Unavailable, VersionMismatch
+from shoal.proto.v1 import instance_pb2 as pb
+from shoal.proto.v1 import instance_pb2_grpc as rpc
+
+SILENCE_S = 1.5
+MAX_MESSAGE_BYTES = 256 << 20
+CHANNEL_OPTIONS = (
+    ("grpc.http2.ping_timeout_ms", 1000),  # keepalive_timeout_ms alone notices a frozen peer after a minute
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class LinkEnd(Enum):
+    """Why a link ended. Only CRASHED counts against the requests that were there."""
+
+    CRASHED = "crashed"
+    SILENT = "silent"
+    CLOSED = "closed"
+
+
+class Link:
+    """`instance_id` is who answered. `on_frame` and `on_end` are called on the loop; `on_end` exactly once after a good
+    `open`.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: str,
+        hello: pb.Hello,
+        on_frame: Callable[[Link, pb.Down], None],
+        on_end: Callable[[Link, LinkEnd], None],
+    ) -> None:
+        self.address, self.token, self.hello = address, token, hello
+        self.on_frame, self.on_end = on_frame, on_end
+        self.instance_id = ""
+        self.outbox: asyncio.Queue[pb.Up] = asyncio.Queue()
+        self.unacknowledged: deque[str] = deque()
+        self.acknowledged = 0
+        self.heard_s = 0.0
+        self.heard_step = 0
+        self.channel: Any = None
+        self.call: Any = None
+        self.tasks: list[asyncio.Task[None]] = []
+        self.ended = False
+
+    async def open(self, timeout_s: float = 10.0) -> pb.Welcome:
+        """Raises Unavailable or VersionMismatch; then nothing is left behind."""
+        self.channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        self.call = rpc.InstanceStub(self.channel).Attach(self._frames(), metadata=token_metadata(self.token))
+        try:
+            first = await asyncio.wait_for(self.call.read(), timeout_s)
+        except (grpc.aio.AioRpcError, TimeoutError) as exc:
+            await self._close_channel()
+            if isinstance(exc, grpc.aio.AioRpcError) and exc.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                raise VersionMismatch(exc.details() or "") from None
+            raise Unavailable(f"instance at {self.address}: {exc!r:.200}") from None
+        if first is grpc.aio.EOF or first.WhichOneof("frame") != "welcome":
+            await self._close_channel()
+            raise Unavailable(f"instance at {self.address}: the stream ended before its Welcome")
+        self.instance_id, self.heard_s = first.welcome.instance_id, time.monotonic()
+        return first.welcome
+
+    def start(self) -> None:
+        """From here on frames arrive."""
+        self.tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+
+    async def _frames(self) -> AsyncIterator[pb.Up]:
+        """The one writer: overlapping writes would end the stream."""
+        yield pb.Up(hello=self.hello)
+        while True:
+            yield await self.outbox.get()
+
+    def submit(self, submit: pb.Submit) -> None:
+        self.unacknowledged.append(submit.request_id)
+        self.outbox.put_nowait(pb.Up(submit=submit))
+
+    def send(self, frame: pb.Up) -> None:
+        self.outbox.put_nowait(frame)
+
+    def take_acknowledged(self, accepted: int) -> list[str]:
+        """Requests that the instance's load now includes."""
+        news = [
+            self.unacknowledged.popleft() for _ in range(min(accepted - self.acknowledged, len(self.unacknowledged)))
+        ]
+        self.acknowledged += len(news)
+        return news
+
+    async def _read(self) -> None:
+        try:
+            while (frame := await self.call.read()) is not grpc.aio.EOF:
+                self.heard_s = time.monotonic()
+                self.on_frame(self, frame)
+        except grpc.aio.AioRpcError:
+            pass
+        self._end(LinkEnd.CRASHED)
+
+    async def _watch(self) -> None:
+        checked_s = time.monotonic()
+        while not self.ended:
+            await asyncio.sleep(SILENCE_S / 5)
+            now_s = time.monotonic()
+            if now_s - checked_s > SILENCE_S:  # this process slept, not the peer: give it time to be read
+                self.heard_s = max(self.heard_s, now_s - SILENCE_S / 2)
+            checked_s = now_s
+            if now_s - self.heard_s > SILENCE_S:
+                self._end(LinkEnd.SILENT)
+
+    def _end(self, why: LinkEnd) -> None:
+        if not self.ended:
+            self.ended = True
+            self.on_end(self, why)
+            self.tasks.append(asyncio.create_task(self._close_channel()))
+
+    async def close(self) -> None:
+        self.ended = True
+        for task in self.tasks:
+            task.cancel()
+        await self._close_channel()
+
+    async def _close_channel(self) -> None:
+        if self.call is not None:
+            self.call.cancel()
+        with contextlib.suppress(Exception):
+            await self.channel.close()
+
+
+def hello_of(watcher_id: str, vllm_version: str) -> pb.Hello:
+    return pb.Hello(protocol=PROTOCOL, watcher_id=watcher_id, vllm_version=vllm_version)
+
+
+__all__ = ["CHANNEL_OPTIONS", "SILENCE_S", "Link", "LinkEnd", "hello_of"]

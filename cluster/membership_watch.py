@@ -1,0 +1,122 @@
+"""The frontend's side of membership: watches the controller and keeps one link to every instance that is ready.
+
+When the controller is gone, the last membership stands and serving goes on; the watch is tried again until it comes
+back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import grpc
+
+from shoal.cluster.dispatcher import Dispatcher
+from shoal.cluster.link import CHANNEL_OPTIONS, Link, LinkEnd, hello_of
+from shoal.instance.auth import token_metadata
+from shoal.proto.errors import ShoalError
+from shoal.proto.v1 import controller_pb2 as cpb
+from shoal.proto.v1 import controller_pb2_grpc as crpc
+from shoal.router.view import Standing
+
+log = logging.getLogger(__name__)
+RETRY_S = 0.25
+STANDINGS = {"ready": Standing.READY, "fenced": Standing.FENCED, "hung": Standing.FENCED, "draining": Standing.DRAINING}
+
+
+class MembershipWatch:
+    """Owns the set of known members and the opening of links; the dispatcher owns open ones."""
+
+    def __init__(
+        self,
+        *,
+        controller: Callable[[], str],
+        token: str,
+        frontend: cpb.FrontendInfo,
+        vllm_version: str,
+        hash_seed: str,
+        dispatcher: Dispatcher,
+    ) -> None:
+        self.controller, self.token, self.frontend = controller, token, frontend
+        self.hello = hello_of(frontend.id, vllm_version)
+        self.hash_seed, self.dispatcher = hash_seed, dispatcher
+        self.members: dict[str, cpb.Member] = {}
+        self.incarnations: dict[str, int] = {}  # of the linked ones
+        self.opening: set[str] = set()
+        self.refused: set[tuple[str, int]] = set()  # members that can never be linked: another version
+        self.connected = False
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._spawn(self._watch())
+        self._spawn(self._keep_linked())
+
+    def _spawn(self, coroutine: object) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError, ShoalError):
+                async with grpc.aio.insecure_channel(self.controller(), options=CHANNEL_OPTIONS) as channel:
+                    request = cpb.WatchRequest(watcher_id=self.frontend.id, frontend=self.frontend)
+                    stream = crpc.ControllerStub(channel).Watch(request, metadata=token_metadata(self.token))
+                    async for membership in stream:
+                        self.connected = True
+                        self._learn(membership)
+            self.connected = False
+            await asyncio.sleep(RETRY_S)
+
+    def _learn(self, membership: cpb.Membership) -> None:
+        self.members = {m.id: m for m in membership.instances}
+        for member in self.members.values():
+            if member.id in self.dispatcher.links and member.state in STANDINGS:
+                self.dispatcher.set_standing(member.id, STANDINGS[member.state])
+        self._link_missing()
+
+    async def _keep_linked(self) -> None:
+        while True:
+            await asyncio.sleep(RETRY_S)
+            self._link_missing()
+
+    def _link_missing(self) -> None:
+        for member in self.members.values():
+            life = (member.id, member.incarnation)
+            if (
+                member.state == "ready"
+                and member.id not in self.dispatcher.links
+                and member.id not in self.opening | {i for i, n in self.refused if (i, n) == life}
+            ):
+                self.opening.add(member.id)
+                self._spawn(self._open(member))
+
+    async def _open(self, member: cpb.Member) -> None:
+        link = Link(member.address, self.token, self.hello, self.dispatcher.on_frame, self._on_end)
+        try:
+            welcome = await link.open()
+            if welcome.hash_seed not in (self.hash_seed, "fake"):
+                raise ShoalError(
+                    f"{member.id} hashes blocks from another root (PYTHONHASHSEED must be equal everywhere)"
+                )
+            self.dispatcher.add_link(link, welcome)
+            link.start()
+        except ShoalError as exc:
+            log.warning("no link to %s: %s", member.id, exc)
+            await link.close()
+            if exc.retry_after_s is None and exc.http_status == 500:
+                self.refused.add((member.id, member.incarnation))
+        finally:
+            self.opening.discard(member.id)
+
+    def _on_end(self, link: Link, why: LinkEnd) -> None:
+        self.dispatcher.lose_link(link, why)
+
+    async def close(self) -> None:
+        for task in list(self.tasks):
+            task.cancel()
+
+
+__all__ = ["MembershipWatch"]

@@ -1,0 +1,112 @@
+"""The instance process, as Ray runs it: imports first (a spare), then one engine, one gRPC server, until it is stopped
+or dies.
+
+A plain class without Ray in it; the controller wraps it. Its process leads a process group, so that whoever sees it die
+can end all that it started. When the engine dies the process exits at once: an instance without an engine must not look
+alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import grpc
+
+from shoal.instance.engine_factory import build_engine, import_engine
+from shoal.instance.metrics import serve_metrics
+from shoal.instance.seam import Engine
+from shoal.instance.server import InstanceServer
+from shoal.proto.config import ClusterConfig
+from shoal.proto.errors import ShoalError, StartFailed
+from shoal.proto.v1 import instance_pb2_grpc as rpc
+
+MAX_MESSAGE_BYTES = 256 << 20
+ENGINE_DEATH_EXIT = 70
+SWITCH_INTERVAL_S = 0.0005  # the step thread gets the GIL back from the event loop ten times sooner than by default
+
+
+def lead_process_group() -> None:
+    if os.getpid() != os.getpgid(0):
+        os.setpgid(0, 0)
+
+
+class InstanceActor:
+    """Life: warm -> start -> (serving) -> stop. Each act answers or raises StartFailed with one line."""
+
+    def __init__(self, config_json: str, token: str) -> None:
+        lead_process_group()
+        self.config, self.token = ClusterConfig.model_validate_json(config_json), token
+        self.stage = "spare"
+        self.server: InstanceServer | None = None
+        self.grpc_server: Any = None
+
+    async def warm(self) -> dict[str, int]:
+        self.stage = "importing vLLM" if self.config.engine.kind == "vllm" else "importing"
+        await asyncio.to_thread(import_engine, self.config)
+        self.stage = "imported"
+        return {"pid": os.getpid()}
+
+    async def start(self, instance_id: str, incarnation: int, core: int | None) -> dict[str, Any]:
+        if core is not None:
+            for task in os.listdir("/proc/self/task"):  # threads that exist already do not follow the process
+                os.sched_setaffinity(int(task), {core})
+        await self.warm()
+        try:
+            engine = await asyncio.to_thread(self._load)
+        except ShoalError:
+            raise
+        except Exception as exc:
+            line = str(exc).strip().splitlines()
+            raise StartFailed(
+                f"instance {instance_id}: {type(exc).__name__}: {line[-1] if line else 'no reason given'}"
+            ) from None
+        return await self._serve(engine, instance_id)
+
+    def _load(self) -> Engine:
+        self.stage = "loading the model"
+        engine = build_engine(self.config)
+        self.stage = "warming up"
+        engine.warm_up()
+        for number, (name, path) in enumerate(self.config.lora.items(), start=1):
+            engine.call("add_lora", {"lora_name": name, "lora_int_id": number, "lora_path": path})
+        return engine
+
+    async def _serve(self, engine: Engine, instance_id: str) -> dict[str, Any]:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self.server = InstanceServer(
+            engine, instance_id=instance_id, role="mixed", token=self.token, pid=os.getpid(), on_death=self._die
+        )
+        self.server.loras = list(self.config.lora)
+        self.grpc_server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
+        rpc.add_InstanceServicer_to_server(self.server, self.grpc_server)
+        port = self.grpc_server.add_insecure_port(f"{self.config.host}:0")
+        await self.grpc_server.start()
+        self.server.start()
+        url, self.metrics_server = serve_metrics(self.server, self.config.host)
+        self.stage = "ready"
+        return {"address": f"{self.config.host}:{port}", "pid": os.getpid(), "metrics": url}
+
+    def _die(self, reason: str) -> None:
+        if self.stage != "stopping":
+            print(f"engine died: {reason}", file=sys.stderr, flush=True)
+            os._exit(ENGINE_DEATH_EXIT)
+
+    async def progress(self) -> str:
+        return self.stage
+
+    async def ping(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "stage": self.stage}
+
+    async def stop(self) -> None:
+        self.stage = "stopping"
+        if self.server is not None:
+            await self.server.stop()
+            await self.grpc_server.stop(grace=0.2)
+            await asyncio.to_thread(self.server.stepper.thread.join, 10.0)
+            self.server.engine.shutdown()
+
+
+__all__ = ["ENGINE_DEATH_EXIT", "InstanceActor"]

@@ -1,0 +1,63 @@
+"""Builds the engine that the configuration names. vLLM is imported only where it is the one asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.instance.seam import Engine
+from shoal.instance.tiny_model import ensure_tiny_model
+from shoal.instance.vllm_flags import set_vllm_environment, vllm_flags
+from shoal.proto.config import ClusterConfig
+from shoal.proto.errors import StartFailed
+
+FAKE_VERSION_FOR_FRONTENDS = "0.32.0"  # a fake engine speaks this vLLM's wire structs
+
+
+def resolve_model(config: ClusterConfig) -> str:
+    """The folder or Hugging Face id to load. Raises StartFailed for a path that does not hold a model."""
+    if config.model == "tiny":
+        return str(ensure_tiny_model())
+    looks_like_path = config.model.startswith(("/", "./", "../", "~"))
+    path = Path(config.model).expanduser()
+    if looks_like_path or path.exists():
+        if not (path / "config.json").is_file():
+            raise StartFailed(f"model: {config.model} is not a model folder (no config.json in it)")
+        return str(path.resolve())
+    return config.model
+
+
+def is_local(model_path: str) -> bool:
+    return Path(model_path).exists()
+
+
+def import_engine(config: ClusterConfig) -> None:
+    """Pay the import (12 to 40 s for vLLM) ahead of the start."""
+    if config.engine.kind == "vllm":
+        set_vllm_environment()
+        import shoal.instance.vllm_engine  # noqa: F401, PLC0415 - heavy, and absent where only fake engines run
+
+
+def build_engine(config: ClusterConfig, *, die: Callable[[], None] | None = None) -> Engine:
+    """Raises StartFailed with one line. Takes seconds to minutes."""
+    if config.engine.kind == "fake":
+        from shoal.instance.fake_engine import FakeEngine  # noqa: PLC0415 - one of two engines
+
+        return FakeEngine(config.engine, config.fake, model=config.model_name, vllm_version=FAKE_VERSION_FOR_FRONTENDS)
+    model_path = resolve_model(config)
+    if is_local(model_path):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import_engine(config)
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser  # noqa: PLC0415 - heavy
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415 - heavy
+
+    from shoal.instance.vllm_engine import VllmEngine, on_cpu  # noqa: PLC0415 - heavy
+    from shoal.instance.vllm_seam import AsyncEngineArgs  # noqa: PLC0415 - heavy
+
+    flags = vllm_flags(config, model_path=model_path, on_cpu=on_cpu())
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
+    return VllmEngine(AsyncEngineArgs.from_cli_args(args), config.model_name)
+
+
+__all__ = ["build_engine", "import_engine", "is_local", "resolve_model"]

@@ -1,0 +1,155 @@
+"""Which requests this instance holds, for whom, and what it said of each. Pure: the server performs what this decides.
+
+State of a held request:
+  attached   its watcher's stream is open: output goes there
+  orphaned   the stream ended; a resumable request goes on and keeps its output for an adopter, until KEEP_S
+  finished   the last output is out; a resumable one is kept as long, should its frontend die before its client has it
+Anything not resumable ends with its stream. `check()` states the invariants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+KEEP_S = 30.0
+MAX_FINISHED = 4096
+
+
+@dataclass(slots=True)
+class Held:
+    """`delivered`: output that came with the submission; `next_index` counts it too. `kept` is only filled for
+    resumable ones.
+    """
+
+    request_id: str
+    epoch: int
+    engine_id: str
+    watcher: int | None
+    tenant: str
+    request: bytes
+    delivered: tuple[int, ...]
+    next_index: int
+    resume_key: str = ""
+    resume_context: bytes = b""
+    kept: list[Any] = field(default_factory=list)
+    finished: bool = False
+    expires_s: float | None = None
+
+    @property
+    def resumable(self) -> bool:
+        return bool(self.resume_key)
+
+
+class Address(NamedTuple):
+    """Where one output goes, and the fence that it carries. `watcher` is None for an orphan's."""
+
+    watcher: int | None
+    request_id: str
+    epoch: int
+    index: int
+
+
+class Holdings:
+    """Sole owner of the requests of one instance. Watchers are numbered streams."""
+
+    def __init__(self) -> None:
+        self.by_engine_id: dict[str, Held] = {}
+        self.by_request: dict[tuple[int, str], str] = {}  # (watcher, request id) -> engine id
+
+    def add(self, held: Held) -> bool:
+        """False: that very request and epoch is here already, so this is a repeated message."""
+        if held.engine_id in self.by_engine_id:
+            return False
+        self.by_engine_id[held.engine_id] = held
+        assert held.watcher is not None
+        self.by_request[held.watcher, held.request_id] = held.engine_id
+        return True
+
+    def said(self, engine_id: str, output: Any, token_count: int, *, finished: bool, now_s: float) -> Address | None:
+        """Record one output. Returns where it goes, or None when nobody wants it any more."""
+        held = self.by_engine_id.get(engine_id)
+        if held is None:
+            return None
+        address = Address(held.watcher, held.request_id, held.epoch, held.next_index)
+        held.next_index += token_count
+        if held.resumable:
+            held.kept.append(output)
+        if finished:
+            held.finished = True
+            if held.resumable:
+                held.expires_s = now_s + KEEP_S
+            else:
+                self.drop(engine_id)
+        return address
+
+    def drop(self, engine_id: str) -> None:
+        if held := self.by_engine_id.pop(engine_id, None):
+            self._forget_watcher(held)
+
+    def _forget_watcher(self, held: Held) -> None:
+        if held.watcher is not None:
+            self.by_request.pop((held.watcher, held.request_id), None)
+            held.watcher = None
+
+    def drop_request(self, watcher: int, request_id: str) -> str | None:
+        """The watcher aborts it. Returns the engine id to abort."""
+        engine_id = self.by_request.get((watcher, request_id))
+        if engine_id is not None:
+            self.drop(engine_id)
+        return engine_id
+
+    def end_watcher(self, watcher: int, now_s: float, *, replaced: bool) -> list[str]:
+        """The stream is gone. Returns engine ids to abort: all but the resumable ones, or all if the same frontend came
+        back.
+        """
+        aborted = []
+        for held in [h for h in self.by_engine_id.values() if h.watcher == watcher]:
+            if held.resumable and not replaced:
+                self._forget_watcher(held)
+                held.expires_s = now_s + KEEP_S
+            else:
+                aborted.append(held.engine_id)
+                self.drop(held.engine_id)
+        return aborted
+
+    def orphan(self, resume_key: str, tenant: str) -> Held | None:
+        """Who waits under this name for an adopter; of several lives of one request, the latest."""
+        waiting = (h for h in self.by_engine_id.values() if h.watcher is None)
+        return max(
+            (h for h in waiting if (h.resume_key, h.tenant) == (resume_key, tenant)),
+            key=lambda h: h.epoch,
+            default=None,
+        )
+
+    def claim(self, resume_key: str, tenant: str, *, watcher: int, request_id: str, epoch: int) -> Held | None:
+        """An orphan gets a new owner, name and epoch, so that nothing its former owner still hears is believed. None:
+        too late.
+        """
+        held = self.orphan(resume_key, tenant)
+        if held is None or epoch != held.epoch + 1:
+            return None
+        held.watcher, held.request_id, held.epoch = watcher, request_id, epoch
+        held.expires_s = held.expires_s if held.finished else None
+        self.by_request[watcher, request_id] = held.engine_id
+        return held
+
+    def expire(self, now_s: float) -> list[str]:
+        """Drops what nobody came for. Returns engine ids to abort."""
+        late = [h for h in self.by_engine_id.values() if h.expires_s is not None and h.expires_s <= now_s]
+        finished = [h for h in self.by_engine_id.values() if h.finished and h not in late]
+        late += finished[: max(0, len(finished) - MAX_FINISHED)]
+        for held in late:
+            self.drop(held.engine_id)
+        return [h.engine_id for h in late if not h.finished]
+
+    def check(self) -> None:
+        for (watcher, request_id), engine_id in self.by_request.items():
+            held = self.by_engine_id[engine_id]
+            assert (held.watcher, held.request_id) == (watcher, request_id)
+        for held in self.by_engine_id.values():
+            assert held.watcher is not None or held.resumable, f"{held.engine_id} has no owner and nobody may adopt it"
+            assert held.watcher is not None or held.expires_s is not None, f"{held.engine_id} would be kept for ever"
+
+
+__all__ = ["KEEP_S", "Address", "Held", "Holdings"]

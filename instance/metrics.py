@@ -1,0 +1,73 @@
+"""What one instance exports to Prometheus: its own engine's gauges and counters, under vLLM's names where vLLM defines
+them.
+
+Frontends do not export these, so that a sum over all targets counts each instance once.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from shoal.instance.server import InstanceServer
+
+LABELS = ["model_name", "engine"]
+
+
+class InstanceMetrics(Collector):
+    """Reads the server's present state at scrape time; owns nothing."""
+
+    def __init__(self, server: InstanceServer) -> None:
+        self.server = server
+
+    def collect(self) -> list[Metric]:
+        server, load = self.server, self.server.load
+        labels = [server.engine.info.model, server.instance_id]
+        used = 1.0 - load.free_blocks / max(1, load.total_blocks)
+        gauges = {
+            "vllm:num_requests_running": ("Requests in the running batch.", load.running),
+            "vllm:num_requests_waiting": ("Requests waiting for the engine.", load.waiting),
+            "vllm:kv_cache_usage_perc": ("Used share of KV blocks; 1 is all.", used),
+            "shoal_instance_queued_prefill_tokens": (
+                "Prompt tokens of waiting requests, not cached.",
+                load.queued_prefill_tokens,
+            ),
+            "shoal_instance_free_blocks": ("KV blocks free or evictable.", load.free_blocks),
+            "shoal_instance_total_blocks": ("KV blocks.", load.total_blocks),
+            "shoal_instance_step_seconds": ("Median of recent engine steps.", load.step_ms / 1e3),
+            "shoal_instance_held_requests": (
+                "Requests of this instance, kept ones included.",
+                len(server.holdings.by_engine_id),
+            ),
+            "shoal_instance_watchers": ("Attached streams.", len(server.watchers)),
+            "shoal_instance_longest_outbox_frames": (
+                "Frames waiting for the slowest watcher.",
+                max((len(w.frames) for w in server.watchers.values()), default=0),
+            ),
+        }
+        counters = {
+            "shoal_instance_steps": ("Engine steps.", server.stepper.step),
+            "shoal_instance_block_changes": ("KV blocks stored or removed.", server.blocks.sequence),
+        }
+        families: list[Metric] = []
+        for name, (text, value) in gauges.items():
+            gauge = GaugeMetricFamily(name, text, labels=LABELS)
+            gauge.add_metric(labels, value)
+            families.append(gauge)
+        for name, (text, value) in counters.items():
+            counter = CounterMetricFamily(name, text, labels=LABELS)
+            counter.add_metric(labels, value)
+            families.append(counter)
+        return families
+
+
+def serve_metrics(server: InstanceServer, host: str) -> tuple[str, object]:
+    """Returns the URL and the HTTP server to shut down."""
+    registry = CollectorRegistry()
+    registry.register(InstanceMetrics(server))
+    http_server, _thread = start_http_server(0, addr=host, registry=registry)
+    return f"http://{host}:{http_server.server_port}/metrics", http_server
+
+
+__all__ = ["InstanceMetrics", "serve_metrics"]

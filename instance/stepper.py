@@ -1,0 +1,149 @@
+"""The step thread of one engine: it alone touches the engine, runs commands between steps, and reports each step.
+
+A step that raises leaves scheduler and runner out of step with each other, so it ends the engine: the thread stops,
+every command that waits fails with EngineDied, and `on_death` is called once. No command can wait for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import SimpleQueue
+from statistics import median
+from typing import Any, TypeVar
+
+from shoal.instance.seam import BlockChange, Engine, EngineLoad, Prepared
+
+T = TypeVar("T")
+IDLE_STEP_S = 0.001  # an engine with work that cannot run yet (an asynchronous load) must not spin
+
+
+class EngineDied(Exception):
+    """The engine of this instance is gone; so is whatever was asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One finished step, or a run of commands while idle (`step` is then that of the last step, `outputs` empty)."""
+
+    step: int
+    step_start_s: float
+    outputs: list[Any]
+    load: EngineLoad
+    changes: list[BlockChange]
+    step_ms: float
+
+
+class Stepper:
+    """Owns the engine from `start` on. `on_step` and `on_death` run on the step thread and must only hand over."""
+
+    def __init__(self, engine: Engine, on_step: Callable[[StepRecord], None], on_death: Callable[[str], None]) -> None:
+        self.engine, self.on_step, self.on_death = engine, on_step, on_death
+        self.commands: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+        self.not_ready: list[Prepared] = []  # continued requests whose grammar still compiles
+        self.step, self.step_start_s, self.stepping = 0, 0.0, False
+        self.recent_ms: deque[float] = deque(maxlen=33)
+        self.stopped = False
+        self.death: str | None = None
+        self.thread = threading.Thread(target=self._run, name="engine-step", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def ask(self, act: Callable[[], T]) -> Future[T]:
+        """Run `act` between two steps."""
+        future: Future[T] = Future()
+        self.commands.put((act, future))
+        if self.death is not None:  # nobody may be left to empty the queue
+            self._fail_commands()
+        return future
+
+    def add(self, prepared: Prepared) -> Future[None]:
+        return self.ask(lambda: self._add(prepared))
+
+    def abort(self, engine_ids: list[str]) -> Future[None]:
+        return self.ask(lambda: self._abort(engine_ids))
+
+    def stop(self) -> None:
+        self.commands.put(None)
+
+    # -- on the step thread
+
+    def _add(self, prepared: Prepared) -> None:
+        if self.engine.ready(prepared):
+            self.engine.add(prepared)
+        else:
+            self.not_ready.append(prepared)
+
+    def _abort(self, engine_ids: list[str]) -> None:
+        self.not_ready = [p for p in self.not_ready if p.engine_id not in engine_ids]
+        self.engine.abort(engine_ids)
+
+    def _run(self) -> None:
+        try:
+            while self._drain():
+                self._retry_not_ready()
+                if self.engine.has_work():
+                    self._step_once()
+                elif self.not_ready:
+                    time.sleep(IDLE_STEP_S)
+                else:
+                    self._report([])  # what the commands changed, an abort's blocks say
+                    self._perform(self.commands.get())
+        except BaseException as exc:
+            self._die(f"{type(exc).__name__}: {exc}")
+            raise
+        self._die("stopped")
+
+    def _drain(self) -> bool:
+        """Performs every waiting command. False: stop."""
+        while not self.stopped and not self.commands.empty():
+            self._perform(self.commands.get())
+        return not self.stopped
+
+    def _perform(self, command: tuple[Callable[[], Any], Future[Any]] | None) -> None:
+        if command is None:
+            self.stopped = True
+            return
+        act, future = command
+        try:
+            future.set_result(act())
+        except Exception as exc:  # the asker's fault or luck, not the engine's
+            future.set_exception(exc)
+
+    def _retry_not_ready(self) -> None:
+        waiting, self.not_ready = self.not_ready, []
+        for prepared in waiting:
+            self._add(prepared)
+
+    def _step_once(self) -> None:
+        self.step_start_s, self.stepping = time.monotonic(), True
+        result = self.engine.step()
+        self.recent_ms.append(1e3 * (time.monotonic() - self.step_start_s))
+        self.step, self.stepping = self.step + 1, False
+        self._report(result.outputs)
+        if not result.executed and self.engine.has_work():
+            time.sleep(IDLE_STEP_S)
+
+    def _report(self, outputs: list[Any]) -> None:
+        step_ms = median(self.recent_ms) if self.recent_ms else 0.0
+        changes = self.engine.take_block_changes()
+        self.on_step(StepRecord(self.step, self.step_start_s, outputs, self.engine.load(), changes, step_ms))
+
+    def _die(self, reason: str) -> None:
+        self.death, self.stepping = reason, False
+        self._fail_commands()
+        self.on_death(reason)
+
+    def _fail_commands(self) -> None:
+        while not self.commands.empty():
+            command = self.commands.get()
+            if command is not None:
+                command[1].set_exception(EngineDied(self.death))
+
+
+__all__ = ["EngineDied", "StepRecord", "Stepper"]

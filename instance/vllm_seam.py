@@ -1,0 +1,65 @@
+"""Every name of vLLM's that the instance uses, private ones included, imported here and nowhere else below the
+frontend.
+
+vLLM calls none of this a stable interface, so another minor version is refused at import, and
+tests/instance/test_vllm_seam.py checks each name and signature against the installed package.
+"""
+
+from vllm import SamplingParams
+from vllm.config import KVEventsConfig
+from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+from vllm.sampling_params import SamplingType, StructuredOutputsParams
+from vllm.v1.core.kv_cache_utils import get_none_hash_seed
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.request import Request, RequestStatus
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+from vllm.v1.worker.gpu_input_batch import CachedRequestState
+from vllm.version import __version__ as VLLM_VERSION
+
+from shoal.proto.errors import VersionMismatch
+
+SUPPORTED_MINOR = "0.32"
+INLINE_BYTES = 1 << 30  # arrays stay inside the one message: a gRPC message has no side frames
+
+
+def require_supported_version(version: str = VLLM_VERSION) -> None:
+    """Raises VersionMismatch for another minor: the private names below were checked against this one only."""
+    if ".".join(version.split(".")[:2]) != SUPPORTED_MINOR:
+        raise VersionMismatch(
+            f"vLLM {version} is installed, this build of Shoal works with vLLM {SUPPORTED_MINOR}.x only"
+        )
+
+
+require_supported_version()
+
+__all__ = [
+    "INLINE_BYTES",
+    "SUPPORTED_MINOR",
+    "VLLM_VERSION",
+    "AllBlocksCleared",
+    "AsyncEngineArgs",
+    "BlockRemoved",
+    "BlockStored",
+    "CachedRequestState",
+    "EngineCore",
+    "EngineCoreOutputs",
+    "EngineCoreRequest",
+    "Executor",
+    "KVEventsConfig",
+    "LoRARequest",
+    "MsgpackDecoder",
+    "MsgpackEncoder",
+    "Request",
+    "RequestStatus",
+    "SamplingParams",
+    "SamplingType",
+    "StructuredOutputsParams",
+    "current_platform",
+    "get_none_hash_seed",
+    "require_supported_version",
+]
