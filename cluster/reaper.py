@@ -21,6 +21,7 @@ import psutil
 
 MARK = "SHOAL_RUN_ID"
 SHM = "/dev/shm/"
+KILL = signal.SIGKILL
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -66,13 +67,13 @@ def group_members(pgid: int, run_id: str) -> set[int]:
     return members
 
 
-def collect_zombies() -> int:
-    """Waits for every child that has ended. Returns how many."""
-    count = 0
+def collect_zombies() -> dict[int, int]:
+    """Waits for every child that has ended: pid -> exit status, negative for a signal."""
+    ended: dict[int, int] = {}
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            count += 1
-    return count
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[found[0]] = os.waitstatus_to_exitcode(found[1])
+    return ended
 
 
 def send(pids: Iterable[int], signal_number: int) -> None:
@@ -166,6 +167,7 @@ class ShmLedger:
 
 
 __all__ = [
+    "KILL",
     "MARK",
     "ShmLedger",
     "become_subreaper",

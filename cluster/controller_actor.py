@@ -1,0 +1,58 @@
+"""The controller as a Ray actor: named, detached, restarted without end; `__init__` runs again, at the same address."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import ray
+
+from shoal.cluster.controller import Controller
+from shoal.cluster.controller_service import ControllerService, serve
+from shoal.cluster.launcher_ray import CONTROLLER, NAMESPACE, RayLauncher
+from shoal.cluster.registry import open_registry
+from shoal.proto.config import ClusterConfig
+
+BIND_TRIES = 50
+
+
+class ControllerActor:
+    async def __init__(
+        self, config: ClusterConfig, *, cluster: str, run_id: str, address: str, logs: str, gpus: float
+    ) -> None:
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        token = config.secret.get_secret_value()
+        # Instances need no API keys, and the secret comes to them as the token.
+        config_json = config.model_dump_json(exclude={"keys", "secret"})
+        launcher = RayLauncher(config_json, token, run_id=run_id, logs=Path(logs), gpus=gpus)
+        registry = open_registry(config.registry, cluster)
+        self.controller = Controller(config, token=token, run_id=run_id, launcher=launcher, registry=registry)
+        await self.controller.run()
+        service = ControllerService(self.controller, token)
+        for attempt in range(BIND_TRIES):
+            try:
+                self.server, self.address = await serve(service, address)
+                return
+            except OSError:
+                if attempt + 1 == BIND_TRIES:
+                    raise
+                await asyncio.sleep(0.1)
+
+    async def where(self) -> str:
+        return self.address
+
+    async def close(self) -> None:
+        await self.controller.close()
+
+
+def create_controller(
+    config: ClusterConfig, *, cluster: str, run_id: str, address: str, logs: str, gpus: float
+) -> ray.actor.ActorHandle:
+    options = {"name": CONTROLLER, "namespace": NAMESPACE, "lifetime": "detached", "num_cpus": 0, "max_restarts": -1}
+    arguments = {"cluster": cluster, "run_id": run_id, "address": address, "logs": logs, "gpus": gpus}
+    return ray.remote(ControllerActor).options(max_concurrency=64, **options).remote(config, **arguments)
+
+
+__all__ = ["ControllerActor", "create_controller"]

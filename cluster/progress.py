@@ -1,0 +1,46 @@
+"""Is a starting cluster up, lost, or neither yet; and how it is told to a person. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.proto.config import ClusterConfig
+from shoal.proto.v1 import controller_pb2 as pb
+
+RESTARTING = "restarting after: "
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """done with an empty error: up."""
+
+    done: bool
+    error: str = ""
+
+
+def judge(status: pb.StatusReply, config: ClusterConfig, *, frontends_error: str, waited_s: float) -> Verdict:
+    """A death before the cluster was ever up is taken as the cluster's: it would only die again."""
+    for one in status.instances:
+        if one.deaths:
+            return Verdict(True, f"instance {one.id} did not start: {one.note.removeprefix(RESTARTING)}")
+    if frontends_error:
+        return Verdict(True, frontends_error)
+    ready = sum(one.state == "ready" for one in status.instances)
+    serving = sum(one.state != "starting" for one in status.frontends)
+    if ready >= config.instances and serving >= config.frontends:
+        return Verdict(True)
+    if waited_s > config.start_timeout_s:
+        seen = f"{ready} of {config.instances} instances and {serving} of {config.frontends} frontends"
+        return Verdict(True, f"start_timeout_s: {seen} are ready after {config.start_timeout_s:g} s")
+    return Verdict(False)
+
+
+def progress_lines(status: pb.StatusReply, config: ClusterConfig) -> dict[str, str]:
+    """One line per instance and one for the frontends."""
+    lines = {one.id: f"{one.id}  {one.state:<12} {one.note}".rstrip() for one in status.instances}
+    serving = sum(one.state != "starting" for one in status.frontends)
+    lines["frontends"] = f"frontends  {serving} of {config.frontends} serving"
+    return lines
+
+
+__all__ = ["RESTARTING", "Verdict", "judge", "progress_lines"]
