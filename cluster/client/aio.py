@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from shoal.cluster.client.errors import CallFailed
 from shoal.cluster.client.flight import Flight, Retries, RetryPolicy
 from shoal.cluster.client.request import Answer, build_request
 from shoal.cluster.client.transport import OPTIONS, failure_of, metadata, method
@@ -62,12 +63,21 @@ class AsyncShoalClient:
         return AsyncStream(self, Flight(request, self._retries(timeout_s)))
 
     async def cancel(self, request_id: str, *, timeout_s: float | None = 10.0) -> bool:
-        """Only the frontend that serves a request knows it: asks every address. True if one did."""
-        found = False
+        """Only the frontend that serves a request knows it: asks every address. True if one did.
+
+        Raises CallFailed where none did and some could not be asked.
+        """
+        failure = None
         for address in self._addresses:
-            reply = await self._unary("Cancel", pb.CancelRequest(request_id=request_id), timeout_s, [address])
-            found |= reply.found
-        return found
+            try:
+                reply = await self._unary("Cancel", pb.CancelRequest(request_id=request_id), timeout_s, [address])
+                if reply.found:
+                    return True
+            except CallFailed as exc:
+                failure = exc
+        if failure is not None:
+            raise failure
+        return False
 
     async def get_model(self, model: str = "", *, timeout_s: float | None = 10.0) -> pb.GetModelReply:
         request = pb.GetModelRequest(model=model)

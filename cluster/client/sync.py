@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from shoal.cluster.client.errors import CallFailed
 from shoal.cluster.client.flight import Flight, Retries, RetryPolicy
 from shoal.cluster.client.request import Answer, build_request, join
 from shoal.cluster.client.transport import OPTIONS, failure_of, metadata, method
@@ -62,11 +63,20 @@ class ShoalClient:
         return Stream(self, Flight(request, self._retries(timeout_s)))
 
     def cancel(self, request_id: str, *, timeout_s: float | None = 10.0) -> bool:
-        """Only the frontend that serves a request knows it: asks every address. True if one did."""
-        found = False
+        """Only the frontend that serves a request knows it: asks every address. True if one did.
+
+        Raises CallFailed where none did and some could not be asked.
+        """
+        failure = None
         for address in self._addresses:
-            found |= self._unary("Cancel", pb.CancelRequest(request_id=request_id), timeout_s, [address]).found
-        return found
+            try:
+                if self._unary("Cancel", pb.CancelRequest(request_id=request_id), timeout_s, [address]).found:
+                    return True
+            except CallFailed as exc:
+                failure = exc
+        if failure is not None:
+            raise failure
+        return False
 
     def get_model(self, model: str = "", *, timeout_s: float | None = 10.0) -> pb.GetModelReply:
         reply: pb.GetModelReply = self._unary("GetModel", pb.GetModelRequest(model=model), timeout_s, self._addresses)

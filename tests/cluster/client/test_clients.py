@@ -180,8 +180,20 @@ async def test_the_model_is_asked_for_again_where_a_frontend_is_gone(connect):
         assert (await connect(addresses).call("get_model", "m")).model == "m"
 
 
-async def test_cancel_asks_every_frontend(connect):
-    frontends = [Frontend([pb.CancelReply(found=found)]) for found in (True, False)]
+async def test_cancel_asks_every_frontend_until_one_had_it(connect):
+    frontends = [Frontend([pb.CancelReply(found=found)]) for found in (False, True, True)]
     async with listening(*frontends) as addresses:
         assert await connect(addresses).call("cancel", "r")
-    assert [f.calls for f in frontends] == [[pb.CancelRequest(request_id="r")]] * 2
+    assert [f.calls for f in frontends] == [[pb.CancelRequest(request_id="r")]] * 2 + [[]]
+
+
+@pytest.mark.parametrize("found", [True, False])
+async def test_a_frontend_that_cannot_be_asked_matters_only_where_no_other_had_it(connect, found):
+    frontends = Frontend([GONE], [GONE], [GONE]), Frontend([pb.CancelReply(found=found)])
+    async with listening(*frontends) as addresses:
+        cancelling = connect(addresses).call("cancel", "r")
+        if found:
+            assert await cancelling
+        else:
+            with pytest.raises(CallFailed, match="UNAVAILABLE"):
+                await cancelling
