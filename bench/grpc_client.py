@@ -79,7 +79,7 @@ class GrpcClient:
             wait_s = _retry_after_s(exc) if retry else None
             if wait_s is not None:
                 return wait_s
-            _fail(record, exc)
+            _fail(record, exc, self.target.request_timeout_s)
         finally:
             call.cancel()
         return None
@@ -118,11 +118,16 @@ def _chunk(reply: pb.GenerateReply) -> Chunk:
     return Chunk(len(ids), ids, reply.text, reply.finish_reason, usage.prompt_tokens, usage.cached_tokens)
 
 
-def _fail(record: Record, error: grpc.aio.AioRpcError) -> None:
+def _fail(record: Record, error: grpc.aio.AioRpcError, limit_s: float) -> None:
     now_s, code, text = time.perf_counter(), error.code(), error.details() or ""
-    if record.chunk_s and code is grpc.StatusCode.UNAVAILABLE:
-        return record.fail(now_s, "disconnect", text)
-    record.fail(now_s, f"grpc_{code.name}", text)
+    kind = f"grpc_{code.name}"
+    if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in text:
+        kind = "connect"  # the library has no code of its own for it
+    elif code is grpc.StatusCode.UNAVAILABLE and record.chunk_s:
+        kind = "disconnect"
+    elif code is grpc.StatusCode.DEADLINE_EXCEEDED and now_s - record.sent_s >= limit_s:
+        kind = "timeout"  # ours; a server may report a deadline of its own earlier
+    record.fail(now_s, kind, text)
 
 
 def _retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
