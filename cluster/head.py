@@ -18,13 +18,14 @@ from types import FrameType
 
 import ray
 
+from shoal.cluster import reaper
 from shoal.cluster.controller import one_line
 from shoal.cluster.controller_actor import create_controller
 from shoal.cluster.controller_client import ControllerClient
 from shoal.cluster.frontends import deploy_error, deploy_frontends, shut_frontends
 from shoal.cluster.ports import free_port
 from shoal.cluster.progress import Verdict, judge
-from shoal.cluster.rundir import RunDir
+from shoal.cluster.rundir import SUPERVISOR_PID, RunDir
 from shoal.proto.config import ClusterConfig, load_config
 from shoal.proto.errors import ShoalError, StartFailed
 
@@ -162,6 +163,7 @@ def _run(head: Head) -> str:
 def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _raise_stopped)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reaper.die_with_parent(int(os.environ[SUPERVISOR_PID]))
     run = RunDir(Path(argv[0]))
     head = Head(run, argv[1], Path(argv[2]), load_config(run.config, {}))
     error = _run(head)

@@ -99,7 +99,7 @@ def _found(slot: Slot, event: Found, now_s: float, _rules: Rules) -> Outcome:
     seen = replace(
         slot, incarnation=event.incarnation, address=event.address, pid=event.pid, heartbeat_s=now_s, progress_s=now_s
     )
-    return _move(seen, S.READY, now_s, "found alive"), ()
+    return _move(seen, S.READY, now_s, ""), ()
 
 
 def _progress(slot: Slot, event: Progress, _now_s: float, _rules: Rules) -> Outcome:

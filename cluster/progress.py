@@ -22,7 +22,8 @@ def judge(status: pb.StatusReply, config: ClusterConfig, *, frontends_error: str
     """A death before the cluster was ever up is taken as the cluster's: it would only die again."""
     for one in status.instances:
         if one.deaths:
-            return Verdict(True, f"instance {one.id} did not start: {one.note.removeprefix(RESTARTING)}")
+            reason = one.note.removeprefix(RESTARTING).removeprefix(f"instance {one.id}: ")
+            return Verdict(True, f"instance {one.id} did not start: {reason}")
     if frontends_error:
         return Verdict(True, frontends_error)
     ready = sum(one.state == "ready" for one in status.instances)

@@ -22,14 +22,26 @@ import psutil
 MARK = "SHOAL_RUN_ID"
 SHM = "/dev/shm/"
 KILL = signal.SIGKILL
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
 
 
 def become_subreaper() -> None:
     """From now on an orphan below this process becomes its child instead of init's."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """SIGTERM to this process when its parent ends, also if that was before the call."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def is_marked(pid: int, run_id: str) -> bool:
@@ -97,7 +109,6 @@ def end_all(run_id: str, *, root_pid: int | None = None, grace_s: float = 2.0, p
     """SIGTERM, a moment of grace, then SIGKILL, to every process of the run. Returns who is left: nobody, normally."""
 
     def find() -> set[int]:
-        collect_zombies()
         return ours(run_id, root_pid=root_pid)
 
     send(find(), signal.SIGTERM)
@@ -155,15 +166,16 @@ class ShmLedger:
 
     def remove(self) -> set[str]:
         """Unlinks what is ours and unused. Returns what it removed."""
-        mine = self.mine()
-        if not mine:
-            return set()
-        removed = set()
-        for name in mine - shm_in_use(psutil.pids()):
-            with contextlib.suppress(OSError):
-                os.unlink(SHM + name)
-                removed.add(name)
-        return removed
+        return remove_unused(self.mine())
+
+
+def remove_unused(names: set[str]) -> set[str]:
+    removed = set()
+    for name in names - shm_in_use(psutil.pids()) if names else ():
+        with contextlib.suppress(OSError):
+            os.unlink(SHM + name)
+            removed.add(name)
+    return removed
 
 
 __all__ = [
@@ -172,12 +184,14 @@ __all__ = [
     "ShmLedger",
     "become_subreaper",
     "collect_zombies",
+    "die_with_parent",
     "end_all",
     "group_members",
     "is_alive",
     "is_marked",
     "kill_until_gone",
     "ours",
+    "remove_unused",
     "send",
     "shm_in_use",
     "shm_names",

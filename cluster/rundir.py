@@ -19,6 +19,7 @@ import msgspec
 from shoal.proto.errors import StartFailed
 
 DEFAULT_NAME = "default"
+SUPERVISOR_PID = "SHOAL_SUPERVISOR_PID"  # tells the head whose death is its own
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +35,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     grpc: str = ""
     model: str = ""
     started_s: float = 0.0  # wall clock
+    ray_dir: str = ""
+    shm: tuple[str, ...] = ()  # names in /dev/shm to remove, should the supervisor be killed before it can
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +125,4 @@ def find(name: str = DEFAULT_NAME) -> RunDir:
     return RunDir(Path(cache) / "shoal" / "run" / name)
 
 
-__all__ = ["DEFAULT_NAME", "RunDir", "RunState", "find"]
+__all__ = ["DEFAULT_NAME", "SUPERVISOR_PID", "RunDir", "RunState", "find"]

@@ -16,15 +16,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 
 from shoal.cluster import reaper
 from shoal.cluster.environment import cluster_environment
-from shoal.cluster.rundir import RunDir, RunState
+from shoal.cluster.rundir import SUPERVISOR_PID, RunDir, RunState
 from shoal.proto.config import load_config
 
+HEAD_MODULE = "shoal.cluster.head"
 LOOK_S = 3.0
 HEAD_GRACE_S = 25.0
 ALREADY_RUNNING = 3
@@ -40,9 +41,11 @@ class HeadSays(msgspec.Struct, frozen=True):
 
 
 class Supervisor:
-    def __init__(self, run: RunDir, run_id: str) -> None:
+    def __init__(self, run: RunDir, run_id: str, *, head_module: str = HEAD_MODULE) -> None:
+        self.head_module = head_module
         self.run, self.run_id = run, run_id
         config = load_config(run.config, {})
+        self.ray_dir = Path(tempfile.mkdtemp(prefix="shoal-"))  # short: unix sockets live below it
         self.environment = cluster_environment(
             config, run_id=run_id, ray_token=config.secret.get_secret_value(), base=os.environ
         )
@@ -53,13 +56,13 @@ class Supervisor:
             grpc=f"{config.host}:{config.grpc_port}",
             model=config.model_name,
             started_s=time.time(),
+            ray_dir=str(self.ray_dir),
         )
         self.shm = reaper.ShmLedger()
-        self.ray_dir = Path(tempfile.mkdtemp(prefix="shoal-"))  # short: unix sockets live below it
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.asked_to_stop = False
 
-    def tell(self, **changes: str) -> None:
+    def tell(self, **changes: Any) -> None:
         self.state = msgspec.structs.replace(self.state, **changes)
         self.run.write_state(self.state)
 
@@ -100,10 +103,15 @@ class Supervisor:
         self.asked_to_stop = True
 
     def _start_head(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "shoal.cluster.head", str(self.run.path), self.run_id, str(self.ray_dir)]
+        command = [sys.executable, "-m", self.head_module, str(self.run.path), self.run_id, str(self.ray_dir)]
         with (self.run.logs / "head.log").open("wb") as log:
             return subprocess.Popen(
-                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0
+                command,
+                env={**self.environment, SUPERVISOR_PID: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
             )
 
     def _watch(self, head: subprocess.Popen[bytes]) -> None:
@@ -122,7 +130,13 @@ class Supervisor:
                 reaper.collect_zombies()
                 if time.monotonic() - looked_s > LOOK_S:
                     looked_s = time.monotonic()
-                    self.shm.look(reaper.ours(self.run_id, root_pid=os.getpid()))
+                    self._look_at_shm()
+
+    def _look_at_shm(self) -> None:
+        self.shm.look(reaper.ours(self.run_id, root_pid=os.getpid()))
+        names = tuple(sorted(self.shm.mine()))
+        if names != self.state.shm:
+            self.tell(shm=names)
 
     def _hear(self, stdout: IO[bytes]) -> bool:
         """One line. False at the end of the stream. What is not ours (a library's print) goes to the log."""
@@ -144,7 +158,7 @@ class Supervisor:
         end_s = time.monotonic() + HEAD_GRACE_S
         while reaper.is_alive(head.pid) and time.monotonic() < end_s:
             reaper.collect_zombies()
-            self.shm.look(reaper.ours(self.run_id, root_pid=os.getpid()))
+            self._look_at_shm()
             time.sleep(0.1)
         if head.stdout is not None:
             head.stdout.close()

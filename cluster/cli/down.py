@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import time
 
@@ -49,6 +50,9 @@ def clean_up_after(run: RunDir, left: RunState) -> None:
     remaining = reaper.end_all(left.run_id)
     if remaining:
         raise StartFailed(f"processes {sorted(remaining)} of an earlier run do not end")
+    reaper.remove_unused(set(left.shm))
+    if left.ray_dir:
+        shutil.rmtree(left.ray_dir, ignore_errors=True)
     run.clear()
 
 
