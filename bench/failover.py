@@ -64,6 +64,9 @@ class FaultRun:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=10, help="faults, SIGKILL and SIGSTOP in turn")
     parser.add_argument("--model", default="tiny", help="'tiny', a Hugging Face id or a folder")
+    parser.add_argument(
+        "--engine", choices=("vllm", "fake"), default="vllm", help="fake: the step model, to try the bench itself"
+    )
     parser.add_argument("--instances", type=int, default=2)
     parser.add_argument("--input-tokens", type=int, default=512)
     parser.add_argument("--output-tokens", type=int, default=220)
@@ -233,7 +236,9 @@ def run(args: argparse.Namespace) -> Outcome:
     deadline_s = time.monotonic() + args.timeout
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-bench-")))
-        shoal = stack.enter_context(ShoalUnderTest(bench_config(args.model, args.instances), folder))
+        shoal = stack.enter_context(
+            ShoalUnderTest(bench_config(args.model, args.instances, engine=args.engine), folder)
+        )
         status = shoal.wait_up(args.start_timeout)
         runs = asyncio.run(_all_runs(args, Bench(args, shoal, status.frontends[0].url), deadline_s))
     return Outcome({**score(runs), "runs_asked": args.runs, "rows": [asdict(run) for run in runs]})

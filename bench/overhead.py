@@ -85,8 +85,8 @@ class Bench:
 
     def wait_up(self) -> None:
         deadline_s = time.monotonic() + self.args.start_timeout
-        self.plain.wait_up(self.args.start_timeout)
-        status = self.shoal.wait_up(deadline_s - time.monotonic())
+        status = self.shoal.wait_up(self.args.start_timeout)
+        self.plain.wait_up(deadline_s - time.monotonic())
         self.urls[SHOAL] = status.frontends[0].url
         self.pinned = self._pin(status)
 

@@ -76,8 +76,8 @@ class Status(msgspec.Struct, frozen=True):
         return len(self.ready()) >= instances and any(frontend.http for frontend in self.frontends)
 
 
-def bench_config(model: str, instances: int) -> ClusterConfig:
-    """The cluster of the real-engine benchmarks; the plain server gets the same engine flags from it."""
+def bench_config(model: str, instances: int, *, engine: str = "vllm") -> ClusterConfig:
+    """The cluster that a benchmark starts; the plain server gets the same engine flags from it."""
     return parse_config(
         {
             "model": str(ensure_tiny_model()) if model == "tiny" else model,
@@ -85,7 +85,7 @@ def bench_config(model: str, instances: int) -> ClusterConfig:
             "instances": instances,
             "http_port": free_port(),
             "grpc_port": free_port(),
-            "engine": {"dtype": "float32", "max_model_len": 8192},
+            "engine": {"kind": engine, "dtype": "float32", "max_model_len": 8192},
         }
     )
 
