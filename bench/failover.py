@@ -168,6 +168,8 @@ class Bench:
             await asyncio.gather(*(client.run(record) for client, record in zip(clients, records, strict=True)))
         if failed := [record for record in records if record.end is not End.COMPLETED]:
             raise ServerFault(f"undisturbed run: {failed[0].error_kind}: {failed[0].error_text}")
+        if any(len(record.token_ids) != self.args.output_tokens for record in records):
+            raise ServerFault("undisturbed run: the server gave no token ids, so there is nothing to compare")
         return records
 
 
