@@ -9,6 +9,7 @@ alive.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from typing import Any
@@ -25,12 +26,25 @@ from shoal.proto.v1 import instance_pb2_grpc as rpc
 
 MAX_MESSAGE_BYTES = 256 << 20
 ENGINE_DEATH_EXIT = 70
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A frontend that is frozen or cut off ends no stream by itself; its requests must become adoptable within seconds.
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.http2.ping_timeout_ms", 1000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 SWITCH_INTERVAL_S = 0.0005  # the step thread gets the GIL back from the event loop ten times sooner than by default
 
 
 def lead_process_group() -> None:
     if os.getpid() != os.getpgid(0):
         os.setpgid(0, 0)
+
+
+def last_words(exc: Exception) -> str:
+    """The line of an error that says what is wrong; under it pydantic only advertises its handbook."""
+    lines = [line.strip() for line in str(exc).splitlines()]
+    return next((line for line in reversed(lines) if line and "errors.pydantic.dev" not in line), "no reason given")
 
 
 class InstanceActor:
@@ -42,6 +56,7 @@ class InstanceActor:
         self.stage = "spare"
         self.server: InstanceServer | None = None
         self.grpc_server: Any = None
+        self.metrics_server: Any = None
 
     async def warm(self) -> dict[str, int]:
         self.stage = "importing vLLM" if self.config.engine.kind == "vllm" else "importing"
@@ -52,18 +67,15 @@ class InstanceActor:
     async def start(self, instance_id: str, incarnation: int, core: int | None) -> dict[str, Any]:
         if core is not None:
             for task in os.listdir("/proc/self/task"):  # threads that exist already do not follow the process
-                os.sched_setaffinity(int(task), {core})
+                with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                    os.sched_setaffinity(int(task), {core})
         await self.warm()
         try:
-            engine = await asyncio.to_thread(self._load)
+            return await self._serve(await asyncio.to_thread(self._load), instance_id)
         except ShoalError:
             raise
         except Exception as exc:
-            line = str(exc).strip().splitlines()
-            raise StartFailed(
-                f"instance {instance_id}: {type(exc).__name__}: {line[-1] if line else 'no reason given'}"
-            ) from None
-        return await self._serve(engine, instance_id)
+            raise StartFailed(f"instance {instance_id}: {type(exc).__name__}: {last_words(exc)}") from None
 
     def _load(self) -> Engine:
         self.stage = "loading the model"
@@ -80,7 +92,7 @@ class InstanceActor:
             engine, instance_id=instance_id, role="mixed", token=self.token, pid=os.getpid(), on_death=self._die
         )
         self.server.loras = list(self.config.lora)
-        self.grpc_server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
+        self.grpc_server = grpc.aio.server(options=SERVER_OPTIONS)
         rpc.add_InstanceServicer_to_server(self.server, self.grpc_server)
         port = self.grpc_server.add_insecure_port(f"{self.config.host}:0")
         await self.grpc_server.start()
@@ -106,6 +118,8 @@ class InstanceActor:
             await self.server.stop()
             await self.grpc_server.stop(grace=0.2)
             await asyncio.to_thread(self.server.stepper.thread.join, 10.0)
+            self.metrics_server.shutdown()
+            self.metrics_server.server_close()
             self.server.engine.shutdown()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from shoal.instance.seam import Engine
@@ -39,7 +38,7 @@ def import_engine(config: ClusterConfig) -> None:
         import shoal.instance.vllm_engine  # noqa: F401, PLC0415 - heavy, and absent where only fake engines run
 
 
-def build_engine(config: ClusterConfig, *, die: Callable[[], None] | None = None) -> Engine:
+def build_engine(config: ClusterConfig) -> Engine:
     """Raises StartFailed with one line. Takes seconds to minutes."""
     if config.engine.kind == "fake":
         from shoal.instance.fake_engine import FakeEngine  # noqa: PLC0415 - one of two engines
@@ -56,7 +55,10 @@ def build_engine(config: ClusterConfig, *, die: Callable[[], None] | None = None
     from shoal.instance.vllm_seam import AsyncEngineArgs  # noqa: PLC0415 - heavy
 
     flags = vllm_flags(config, model_path=model_path, on_cpu=on_cpu())
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
+    try:
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
+    except SystemExit:  # the parser's way to refuse; what it objects to stands on stderr
+        raise StartFailed(f"engine: vLLM does not take these flags: {' '.join(flags)}") from None
     return VllmEngine(AsyncEngineArgs.from_cli_args(args), config.model_name)
 
 

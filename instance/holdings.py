@@ -5,6 +5,9 @@ State of a held request:
   orphaned   the stream ended; a resumable request goes on and keeps its output for an adopter, until KEEP_S
   finished   the last output is out; a resumable one is kept as long, should its frontend die before its client has it
 Anything not resumable ends with its stream. `check()` states the invariants.
+
+One request may have several lives here, one per epoch: its frontend lost the stream and submitted it again. An adopter
+gets the latest life or none.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ KEEP_S = 30.0
 MAX_FINISHED = 4096
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
     """`delivered`: output that came with the submission; `next_index` counts it too. `kept` is only filled for
-    resumable ones.
+    resumable ones. `frontend`: the watcher's own id, which outlives its streams.
     """
 
     request_id: str
@@ -32,6 +35,7 @@ class Held:
     next_index: int
     resume_key: str = ""
     resume_context: bytes = b""
+    frontend: str = ""
     kept: list[Any] = field(default_factory=list)
     finished: bool = False
     expires_s: float | None = None
@@ -58,13 +62,23 @@ class Holdings:
         self.by_request: dict[tuple[int, str], str] = {}  # (watcher, request id) -> engine id
 
     def add(self, held: Held) -> bool:
-        """False: that very request and epoch is here already, so this is a repeated message."""
-        if held.engine_id in self.by_engine_id:
+        """False: that very request and epoch, or a later one of this watcher, is here already. An earlier one must have
+        been dropped before.
+        """
+        assert held.watcher is not None
+        if held.engine_id in self.by_engine_id or (held.watcher, held.request_id) in self.by_request:
             return False
         self.by_engine_id[held.engine_id] = held
-        assert held.watcher is not None
         self.by_request[held.watcher, held.request_id] = held.engine_id
         return True
+
+    def drop_earlier(self, watcher: int, request_id: str, epoch: int) -> str | None:
+        """The watcher submits it again under `epoch`. Returns the engine id of its earlier life to abort."""
+        engine_id = self.by_request.get((watcher, request_id))
+        if engine_id is None or self.by_engine_id[engine_id].epoch >= epoch:
+            return None
+        self.drop(engine_id)
+        return engine_id
 
     def said(self, engine_id: str, output: Any, token_count: int, *, finished: bool, now_s: float) -> Address | None:
         """Record one output. Returns where it goes, or None when nobody wants it any more."""
@@ -89,7 +103,7 @@ class Holdings:
 
     def _forget_watcher(self, held: Held) -> None:
         if held.watcher is not None:
-            self.by_request.pop((held.watcher, held.request_id), None)
+            del self.by_request[held.watcher, held.request_id]
             held.watcher = None
 
     def drop_request(self, watcher: int, request_id: str) -> str | None:
@@ -99,13 +113,11 @@ class Holdings:
             self.drop(engine_id)
         return engine_id
 
-    def end_watcher(self, watcher: int, now_s: float, *, replaced: bool) -> list[str]:
-        """The stream is gone. Returns engine ids to abort: all but the resumable ones, or all if the same frontend came
-        back.
-        """
+    def end_watcher(self, watcher: int, now_s: float) -> list[str]:
+        """The stream is gone. Returns engine ids to abort: all but the resumable ones."""
         aborted = []
         for held in [h for h in self.by_engine_id.values() if h.watcher == watcher]:
-            if held.resumable and not replaced:
+            if held.resumable:
                 self._forget_watcher(held)
                 held.expires_s = now_s + KEEP_S
             else:
@@ -113,23 +125,32 @@ class Holdings:
                 self.drop(held.engine_id)
         return aborted
 
-    def orphan(self, resume_key: str, tenant: str) -> Held | None:
-        """Who waits under this name for an adopter; of several lives of one request, the latest."""
-        waiting = (h for h in self.by_engine_id.values() if h.watcher is None)
-        return max(
-            (h for h in waiting if (h.resume_key, h.tenant) == (resume_key, tenant)),
-            key=lambda h: h.epoch,
-            default=None,
-        )
+    def returned(self, frontend: str) -> list[str]:
+        """That frontend lives and came back on a new stream: it goes on with its requests by itself, so what its former
+        streams left running is wanted by nobody. Returns engine ids to abort.
+        """
+        left = [h.engine_id for h in self.by_engine_id.values() if h.watcher is None and h.frontend == frontend]
+        running = [engine_id for engine_id in left if not self.by_engine_id[engine_id].finished]
+        for engine_id in running:
+            self.drop(engine_id)
+        return running
 
-    def claim(self, resume_key: str, tenant: str, *, watcher: int, request_id: str, epoch: int) -> Held | None:
+    def orphan(self, resume_key: str, tenant: str) -> Held | None:
+        """Who waits under this name for an adopter. The latest life of the request counts, be it taken or not."""
+        lives = (h for h in self.by_engine_id.values() if (h.resume_key, h.tenant) == (resume_key, tenant))
+        latest = max(lives, key=lambda h: h.epoch, default=None)
+        return latest if latest is not None and latest.watcher is None and latest.resumable else None
+
+    def claim(
+        self, resume_key: str, tenant: str, *, watcher: int, frontend: str, request_id: str, epoch: int
+    ) -> Held | None:
         """An orphan gets a new owner, name and epoch, so that nothing its former owner still hears is believed. None:
         too late.
         """
         held = self.orphan(resume_key, tenant)
-        if held is None or epoch != held.epoch + 1:
+        if held is None or epoch != held.epoch + 1 or (watcher, request_id) in self.by_request:
             return None
-        held.watcher, held.request_id, held.epoch = watcher, request_id, epoch
+        held.watcher, held.frontend, held.request_id, held.epoch = watcher, frontend, request_id, epoch
         held.expires_s = held.expires_s if held.finished else None
         self.by_request[watcher, request_id] = held.engine_id
         return held
@@ -148,8 +169,13 @@ class Holdings:
             held = self.by_engine_id[engine_id]
             assert (held.watcher, held.request_id) == (watcher, request_id)
         for held in self.by_engine_id.values():
-            assert held.watcher is not None or held.resumable, f"{held.engine_id} has no owner and nobody may adopt it"
-            assert held.watcher is not None or held.expires_s is not None, f"{held.engine_id} would be kept for ever"
+            if held.watcher is not None:
+                found = self.by_request.get((held.watcher, held.request_id))
+                assert found == held.engine_id, f"{held.engine_id} cannot be aborted by its owner"
+            else:
+                assert held.resumable, f"{held.engine_id} has no owner and nobody may adopt it"
+            bounded = held.expires_s is not None
+            assert bounded == (held.watcher is None or held.finished), f"{held.engine_id} would be kept for ever"
 
 
 __all__ = ["KEEP_S", "Address", "Held", "Holdings"]

@@ -23,6 +23,8 @@ class InstanceMetrics(Collector):
 
     def collect(self) -> list[Metric]:
         server, load = self.server, self.server.load
+        watchers = list(server.watchers.values())  # a copy: the event loop changes them meanwhile
+        outboxes = [len(watcher.frames) for watcher in watchers]
         labels = [server.engine.info.model, server.instance_id]
         used = 1.0 - load.free_blocks / max(1, load.total_blocks)
         gauges = {
@@ -40,10 +42,10 @@ class InstanceMetrics(Collector):
                 "Requests of this instance, kept ones included.",
                 len(server.holdings.by_engine_id),
             ),
-            "shoal_instance_watchers": ("Attached streams.", len(server.watchers)),
+            "shoal_instance_watchers": ("Attached streams.", len(outboxes)),
             "shoal_instance_longest_outbox_frames": (
                 "Frames waiting for the slowest watcher.",
-                max((len(w.frames) for w in server.watchers.values()), default=0),
+                max(outboxes, default=0),
             ),
         }
         counters = {

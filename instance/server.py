@@ -1,8 +1,7 @@
 """The gRPC face of one instance: one Attach stream per watcher, fed by the step thread through the event loop.
 
-Owns the watchers and their bounded outboxes. A watcher that does not read is cut off, never buffered without end. All
-decisions about requests are Holdings'; all about block changes BlockLog's; the engine is touched through the Stepper
-only.
+Owns the watchers. All decisions about requests are Holdings'; all about block changes BlockLog's; the engine is touched
+through the Stepper only. A watcher that does not read is cut off, and its requests with it.
 """
 
 from __future__ import annotations
@@ -10,65 +9,35 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import deque
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 from shoal.instance.auth import has_token
 from shoal.instance.block_log import BlockLog
+from shoal.instance.frames import (
+    PROTOCOL,
+    adopted_frame,
+    block_changes,
+    held_of,
+    load_frame,
+    objection,
+    refused_frame,
+    replay,
+    welcome_frame,
+)
 from shoal.instance.holdings import Held, Holdings
-from shoal.instance.seam import Engine, Refused, Submission
-from shoal.instance.stepper import EngineDied, Stepper, StepRecord
-from shoal.proto.codec import WireOutput
+from shoal.instance.seam import Engine, Prepared, Refused, Submission
+from shoal.instance.stepper import Stepper, StepRecord
+from shoal.instance.watcher import MAX_FRAMES, Said, Watcher
 from shoal.proto.errors import BadMessage
 from shoal.proto.failpoints import hit
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 
-PROTOCOL = 1
-MAX_FRAMES = 2_000
 TICK_S = 0.05
 HEARTBEAT_S = 0.25
-KINDS = {"stored": pb.BlockChange.STORED, "removed": pb.BlockChange.REMOVED, "cleared": pb.BlockChange.CLEARED}
-
-
-@dataclass(slots=True)
-class Watcher:
-    """One attached stream. `frames` is what waits to be sent; None ends the stream."""
-
-    number: int
-    watcher_id: str
-    wants_blocks: bool
-    frames: deque[pb.Down | None] = field(default_factory=deque)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    sent_s: float = 0.0
-    sent_load: bytes = b""
-    cut: bool = False
-
-    def push(self, frame: pb.Down | None) -> None:
-        if self.cut:
-            return
-        self.cut = len(self.frames) >= MAX_FRAMES
-        self.frames.append(None if self.cut else frame)
-        self.wake.set()
-
-
-@dataclass(slots=True)
-class Said:
-    """What one step says to one watcher."""
-
-    outputs: list[Any] = field(default_factory=list)
-    epochs: list[int] = field(default_factory=list)
-    indexes: list[int] = field(default_factory=list)
-
-    def add(self, output: Any, epoch: int, index: int) -> None:
-        self.outputs.append(output)
-        self.epochs.append(epoch)
-        self.indexes.append(index)
 
 
 class InstanceServer(rpc.InstanceServicer):
@@ -84,7 +53,6 @@ class InstanceServer(rpc.InstanceServicer):
         self.accepted_in_load: dict[int, int] = {}
         self.loop = asyncio.get_running_loop()
         self.stepper = Stepper(engine, self._from_step_thread, self._engine_died)
-        self.last: StepRecord | None = None
         self.load = pb.Load(total_blocks=engine.info.total_blocks, free_blocks=engine.info.total_blocks)
         self.loras: list[str] = []
         self.draining = False
@@ -110,9 +78,9 @@ class InstanceServer(rpc.InstanceServicer):
     # -- on the loop
 
     def _deliver(self, record: StepRecord, accepted: dict[int, int]) -> None:
-        self.last, self.accepted_in_load = record, accepted
+        self.accepted_in_load = accepted
         self.blocks.record(record.changes)
-        self._update_load()
+        self.load = load_frame(record, draining=self.draining)
         now_s = time.monotonic()
         said: dict[int, Said] = {}
         for output in record.outputs:
@@ -131,21 +99,6 @@ class InstanceServer(rpc.InstanceServicer):
         if address.watcher in self.watchers:
             said.setdefault(address.watcher, Said()).add(output, address.epoch, address.index)
 
-    def _update_load(self) -> None:
-        assert self.last is not None
-        load = self.last.load
-        self.load = pb.Load(
-            running=load.running,
-            waiting=load.waiting + len(self.stepper.not_ready),
-            queued_prefill_tokens=load.queued_prefill_tokens,
-            uncached_prefill_tokens=load.uncached_prefill_tokens,
-            context_tokens=load.context_tokens,
-            free_blocks=load.free_blocks,
-            total_blocks=load.total_blocks,
-            step_ms=self.last.step_ms,
-            draining=self.draining,
-        )
-
     def _send_report(self, watcher: Watcher, said: Said | None = None) -> None:
         """The one way to speak to a watcher: its tokens, the load, and the block changes that it has not seen."""
         report = pb.StepReport(
@@ -161,9 +114,7 @@ class InstanceServer(rpc.InstanceServicer):
             report.outputs = self.engine.encode(said.outputs)
             report.epochs.extend(said.epochs)
             report.indexes.extend(said.indexes)
-        report.blocks.extend(
-            pb.BlockChange(kind=KINDS[c.kind], hashes=c.hashes) for c in self.blocks.take(watcher.number)
-        )
+        report.blocks.extend(block_changes(self.blocks.take(watcher.number)))
         watcher.sent_s, watcher.sent_load = report.sent_s, self.load
         watcher.push(pb.Down(report=report))
 
@@ -172,7 +123,7 @@ class InstanceServer(rpc.InstanceServicer):
         while True:
             await asyncio.sleep(TICK_S)
             now_s = time.monotonic()
-            for watcher in self.watchers.values():
+            for watcher in list(self.watchers.values()):
                 news = watcher.sent_load != self.load or bool(self.blocks.pending.get(watcher.number))
                 if news or now_s - watcher.sent_s >= HEARTBEAT_S:
                     self._send_report(watcher)
@@ -190,148 +141,135 @@ class InstanceServer(rpc.InstanceServicer):
         watcher = await self._welcome(request_iterator, context)
         reader = self.loop.create_task(self._read(watcher, request_iterator))
         try:
-            while True:
-                while watcher.frames:
-                    frame = watcher.frames.popleft()
-                    if frame is None:
-                        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"reader is {MAX_FRAMES} frames behind")
-                    yield frame
-                watcher.wake.clear()
-                await watcher.wake.wait()
+            while (frame := await watcher.next()) is not None:
+                yield frame
+            code, words = watcher.ended or ("INTERNAL", "ended without a reason")
+            await context.abort(grpc.StatusCode[code], words)
         finally:
             reader.cancel()
-            self._end(watcher, replaced=False)
+            self._leave(watcher)
 
     async def _welcome(self, frames: AsyncIterator[pb.Up], context: Any) -> Watcher:
         first = await anext(aiter(frames), None)
         if first is None or first.WhichOneof("frame") != "hello":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Hello")
         hello = first.hello
-        info = self.engine.info
-        if hello.protocol != PROTOCOL or (hello.vllm_version and hello.vllm_version != info.vllm_version):
-            ours = f"protocol {PROTOCOL}, vLLM {info.vllm_version}"
-            theirs = f"protocol {hello.protocol}, vLLM {hello.vllm_version}"
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION, f"{self.instance_id} speaks {ours}; {theirs} was offered"
-            )
-        self.attached += 1
+        why = objection(hello, self.engine.info)
+        if why is not None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{self.instance_id}: {why}")
         for former in [w for w in self.watchers.values() if w.watcher_id == hello.watcher_id]:
-            self._end(former, replaced=True)
-        watcher = Watcher(self.attached, hello.watcher_id, wants_blocks=bool(hello.vllm_version))
-        watcher.push(pb.Down(welcome=self.welcome()))
+            former.end("ABORTED", "a later stream of this watcher took over")
+            self._leave(former)
+        self._abort_engine(self.holdings.returned(hello.watcher_id))
+        self.attached += 1
+        watcher = Watcher(self.attached, hello.watcher_id, bool(hello.vllm_version), self._leave)
+        watcher.push(self.welcome())
         if watcher.wants_blocks:
             self.blocks.watch(watcher.number)
         self.watchers[watcher.number] = watcher
         return watcher
 
-    def welcome(self) -> pb.Welcome:
-        info = self.engine.info
-        return pb.Welcome(
-            protocol=PROTOCOL,
+    def welcome(self) -> pb.Down:
+        return welcome_frame(
+            self.engine.info,
             instance_id=self.instance_id,
             role=self.role,
-            model=info.model,
-            vllm_version=info.vllm_version,
-            block_size=info.block_size,
-            total_blocks=info.total_blocks,
-            max_model_len=info.max_model_len,
-            max_num_batched_tokens=info.max_num_batched_tokens,
-            max_num_seqs=info.max_num_seqs,
-            hash_seed=info.hash_seed,
             pid=self.pid,
             loras=self.loras,
             load=self.load,
         )
 
-    def _end(self, watcher: Watcher, *, replaced: bool) -> None:
+    def _leave(self, watcher: Watcher) -> None:
+        """Its stream is over, or as good as over: nothing is kept for it but what another frontend may adopt."""
         if self.watchers.pop(watcher.number, None) is None:
             return
+        watcher.end("CANCELLED", "over")
         self.blocks.unwatch(watcher.number)
         self.stepper.ask(lambda: self.accepted.pop(watcher.number, None))
-        self._abort_engine(self.holdings.end_watcher(watcher.number, time.monotonic(), replaced=replaced))
-        if replaced:
-            watcher.cut = True
-            watcher.frames.append(None)
-            watcher.wake.set()
+        self._abort_engine(self.holdings.end_watcher(watcher.number, time.monotonic()))
 
     async def _read(self, watcher: Watcher, frames: AsyncIterator[pb.Up]) -> None:
-        async for frame in frames:
-            match frame.WhichOneof("frame"):
-                case "submit":
-                    self._submit(watcher, frame.submit)
-                case "abort":
-                    ids = [self.holdings.drop_request(watcher.number, rid) for rid in frame.abort.request_ids]
-                    self._abort_engine([engine_id for engine_id in ids if engine_id is not None])
-                case "adopt":
-                    self._adopt(watcher, frame.adopt)
-                case "claim":
-                    self._claim(watcher, frame.claim)
-                case "call":
-                    self._spawn(self._call(watcher, frame.call))
+        """Frames in, until the peer sends no more. A stream that cannot be read to the end has no use."""
+        try:
+            async for frame in frames:
+                if watcher.number not in self.watchers:
+                    return
+                self._take(watcher, frame)
+        except Exception as exc:
+            watcher.end("INTERNAL", f"{type(exc).__name__}: {exc}"[:200])
+
+    def _take(self, watcher: Watcher, frame: pb.Up) -> None:
+        match frame.WhichOneof("frame"):
+            case "submit":
+                self._submit(watcher, frame.submit)
+            case "abort":
+                ids = [self.holdings.drop_request(watcher.number, rid) for rid in frame.abort.request_ids]
+                self._abort_engine([engine_id for engine_id in ids if engine_id is not None])
+            case "adopt":
+                held = self.holdings.orphan(frame.adopt.resume_key, frame.adopt.tenant)
+                watcher.push(adopted_frame(frame.adopt.resume_key, held))
+            case "claim":
+                self._claim(watcher, frame.claim)
+            case "call":
+                self._spawn(self._call(watcher, frame.call))
 
     def _submit(self, watcher: Watcher, submit: pb.Submit) -> None:
         hit("instance.submit")
-        submission = Submission(submit.request_id, submit.epoch, submit.request, tuple(submit.delivered))
-        held = Held(
-            submit.request_id,
-            submit.epoch,
-            submission.engine_id,
-            watcher.number,
-            submit.tenant,
-            submit.request,
-            submission.delivered,
-            len(submission.delivered),
-            submit.resume_key,
-            submit.resume_context,
-        )
-        if not self.holdings.add(held):
-            return
+        held, submission = held_of(submit, watcher=watcher.number, frontend=watcher.watcher_id)
+        earlier = self.holdings.drop_earlier(watcher.number, held.request_id, held.epoch)
+        self._abort_engine([earlier] if earlier is not None else [])
+        prepared = None
+        if self.holdings.add(held):
+            prepared = self._prepare(held, submission)
+        elif self.holdings.by_engine_id.get(held.engine_id, held).watcher != watcher.number:
+            reason = "this request and epoch is here already, for another watcher"
+            watcher.push(refused_frame(held.request_id, held.epoch, reason, client_fault=False))
+        if prepared is not None:
+            self.stepper.add(prepared, taken=lambda: self._count(watcher), failed=lambda exc: self._failed(held, exc))
+        else:
+            self.stepper.ask(lambda: self._count(watcher))
+
+    def _prepare(self, held: Held, submission: Submission) -> Prepared | None:
         try:
-            added = self.stepper.add(self.engine.prepare(submission))
+            return self.engine.prepare(submission)
         except Refused as exc:
-            self._refuse(watcher, held, str(exc), client_fault=exc.client_fault)
-            added = self.stepper.ask(lambda: None)
+            self._refuse(held, str(exc), client_fault=exc.client_fault)
         except BadMessage as exc:
-            self._refuse(watcher, held, str(exc), client_fault=False)
-            added = self.stepper.ask(lambda: None)
-        added.add_done_callback(lambda future: self._submitted(watcher, held, future))
+            self._refuse(held, str(exc), client_fault=False)
+        except Exception as exc:  # one request that the engine trips over must not take the stream's others with it
+            self._refuse(held, f"{type(exc).__name__}: {exc}", client_fault=False)
+        return None
 
-    def _submitted(self, watcher: Watcher, held: Held, future: Future[None]) -> None:
-        """On the step thread. An engine that died needs no word: its stream ends."""
+    def _count(self, watcher: Watcher) -> None:
+        """On the step thread only, or two threads would lose a count."""
         self.accepted[watcher.number] = self.accepted.get(watcher.number, 0) + 1
-        exc = future.exception()
-        if exc is not None and not isinstance(exc, EngineDied):
-            self.loop.call_soon_threadsafe(lambda: self._refuse(watcher, held, str(exc), client_fault=False))
 
-    def _refuse(self, watcher: Watcher, held: Held, reason: str, *, client_fault: bool) -> None:
+    def _failed(self, held: Held, exc: Exception) -> None:
+        """On the step thread."""
+        words = f"{type(exc).__name__}: {exc}"
+        self.loop.call_soon_threadsafe(lambda: self._refuse(held, words, client_fault=False))
+
+    def _refuse(self, held: Held, reason: str, *, client_fault: bool) -> None:
+        """Tells whoever owns it now; an orphan, or one that was aborted meanwhile, has nobody to tell."""
+        watcher = self.watchers.get(held.watcher or 0)
         self.holdings.drop(held.engine_id)
-        refused = pb.Refused(request_id=held.request_id, epoch=held.epoch, reason=reason, client_fault=client_fault)
-        watcher.push(pb.Down(refused=refused))
-
-    def _adopt(self, watcher: Watcher, adopt: pb.Adopt) -> None:
-        held = self.holdings.orphan(adopt.resume_key, adopt.tenant)
-        adopted = pb.Adopted(resume_key=adopt.resume_key, found=held is not None)
-        if held is not None:
-            adopted.epoch, adopted.request, adopted.resume_context = held.epoch, held.request, held.resume_context
-        watcher.push(pb.Down(adopted=adopted))
+        if watcher is not None:
+            watcher.push(refused_frame(held.request_id, held.epoch, reason, client_fault=client_fault))
 
     def _claim(self, watcher: Watcher, claim: pb.Claim) -> None:
         held = self.holdings.claim(
-            claim.resume_key, claim.tenant, watcher=watcher.number, request_id=claim.request_id, epoch=claim.epoch
+            claim.resume_key,
+            claim.tenant,
+            watcher=watcher.number,
+            frontend=watcher.watcher_id,
+            request_id=claim.request_id,
+            epoch=claim.epoch,
         )
         if held is None:
-            refused = pb.Refused(
-                request_id=claim.request_id, epoch=claim.epoch, reason="another frontend was faster", client_fault=True
-            )
-            return watcher.push(pb.Down(refused=refused))
-        replay, index = Said(), 0
-        for output in [WireOutput("", list(held.delivered)), *held.kept]:
-            output.request_id = held.request_id
-            if output.new_token_ids or output.finish_reason is not None:
-                replay.add(output, held.epoch, index)
-            index += len(output.new_token_ids)
-        if replay.outputs:
-            self._send_report(watcher, replay)
+            reason = "another frontend was faster"
+            watcher.push(refused_frame(claim.request_id, claim.epoch, reason, client_fault=True))
+        elif (said := replay(held)).outputs:
+            self._send_report(watcher, said)
 
     async def _call(self, watcher: Watcher, call: pb.Call) -> None:
         reply = pb.Reply(call_id=call.call_id)
@@ -347,7 +285,8 @@ class InstanceServer(rpc.InstanceServicer):
         for task in self.tasks:
             task.cancel()
         for watcher in list(self.watchers.values()):
-            self._end(watcher, replaced=True)
+            watcher.end("UNAVAILABLE", f"{self.instance_id} is stopping")
+            self._leave(watcher)
         self.stepper.stop()
 
 

@@ -11,14 +11,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from queue import SimpleQueue
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
 from statistics import median
 from typing import Any, TypeVar
 
 from shoal.instance.seam import BlockChange, Engine, EngineLoad, Prepared
 
 T = TypeVar("T")
+Failed = Callable[[Exception], None]
 IDLE_STEP_S = 0.001  # an engine with work that cannot run yet (an asynchronous load) must not spin
 
 
@@ -28,7 +29,10 @@ class EngineDied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One finished step, or a run of commands while idle (`step` is then that of the last step, `outputs` empty)."""
+    """One finished step, or a run of commands while idle (`step` is then that of the last step, `outputs` empty).
+
+    `load` counts what is not ready yet as waiting.
+    """
 
     step: int
     step_start_s: float
@@ -44,7 +48,8 @@ class Stepper:
     def __init__(self, engine: Engine, on_step: Callable[[StepRecord], None], on_death: Callable[[str], None]) -> None:
         self.engine, self.on_step, self.on_death = engine, on_step, on_death
         self.commands: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
-        self.not_ready: list[Prepared] = []  # continued requests whose grammar still compiles
+        self.not_ready: list[tuple[Prepared, Failed]] = []  # continued requests whose grammar still compiles
+        self.unreported = True
         self.step, self.step_start_s, self.stepping = 0, 0.0, False
         self.recent_ms: deque[float] = deque(maxlen=33)
         self.stopped = False
@@ -62,8 +67,16 @@ class Stepper:
             self._fail_commands()
         return future
 
-    def add(self, prepared: Prepared) -> Future[None]:
-        return self.ask(lambda: self._add(prepared))
+    def add(self, prepared: Prepared, *, taken: Callable[[], None], failed: Failed) -> None:
+        """Both are called on the step thread: `taken` before the first report that counts it, `failed` if the engine
+        will not have it: at once, or later where it was not ready.
+        """
+
+        def act() -> None:
+            self._add(prepared, failed)
+            taken()
+
+        self.ask(act)
 
     def abort(self, engine_ids: list[str]) -> Future[None]:
         return self.ask(lambda: self._abort(engine_ids))
@@ -73,14 +86,17 @@ class Stepper:
 
     # -- on the step thread
 
-    def _add(self, prepared: Prepared) -> None:
-        if self.engine.ready(prepared):
-            self.engine.add(prepared)
-        else:
-            self.not_ready.append(prepared)
+    def _add(self, prepared: Prepared, failed: Failed) -> None:
+        try:
+            if self.engine.ready(prepared):
+                self.engine.add(prepared)
+            else:
+                self.not_ready.append((prepared, failed))
+        except Exception as exc:  # that request's fault or luck, not the engine's
+            failed(exc)
 
     def _abort(self, engine_ids: list[str]) -> None:
-        self.not_ready = [p for p in self.not_ready if p.engine_id not in engine_ids]
+        self.not_ready = [waiting for waiting in self.not_ready if waiting[0].engine_id not in engine_ids]
         self.engine.abort(engine_ids)
 
     def _run(self) -> None:
@@ -89,10 +105,12 @@ class Stepper:
                 self._retry_not_ready()
                 if self.engine.has_work():
                     self._step_once()
-                elif self.not_ready:
+                    continue
+                if self.unreported:
+                    self._report([])  # what the commands changed, an abort's blocks say
+                if self.not_ready:
                     time.sleep(IDLE_STEP_S)
                 else:
-                    self._report([])  # what the commands changed, an abort's blocks say
                     self._perform(self.commands.get())
         except BaseException as exc:
             self._die(f"{type(exc).__name__}: {exc}")
@@ -110,6 +128,9 @@ class Stepper:
             self.stopped = True
             return
         act, future = command
+        if not future.set_running_or_notify_cancel():
+            return
+        self.unreported = True
         try:
             future.set_result(act())
         except Exception as exc:  # the asker's fault or luck, not the engine's
@@ -117,8 +138,9 @@ class Stepper:
 
     def _retry_not_ready(self) -> None:
         waiting, self.not_ready = self.not_ready, []
-        for prepared in waiting:
-            self._add(prepared)
+        for prepared, failed in waiting:
+            self._add(prepared, failed)
+        self.unreported |= len(self.not_ready) != len(waiting)
 
     def _step_once(self) -> None:
         self.step_start_s, self.stepping = time.monotonic(), True
@@ -131,8 +153,11 @@ class Stepper:
 
     def _report(self, outputs: list[Any]) -> None:
         step_ms = median(self.recent_ms) if self.recent_ms else 0.0
-        changes = self.engine.take_block_changes()
-        self.on_step(StepRecord(self.step, self.step_start_s, outputs, self.engine.load(), changes, step_ms))
+        changes, load = self.engine.take_block_changes(), self.engine.load()
+        if self.not_ready:
+            load = replace(load, waiting=load.waiting + len(self.not_ready))
+        self.unreported = False
+        self.on_step(StepRecord(self.step, self.step_start_s, outputs, load, changes, step_ms))
 
     def _die(self, reason: str) -> None:
         self.death, self.stepping = reason, False
@@ -140,9 +165,13 @@ class Stepper:
         self.on_death(reason)
 
     def _fail_commands(self) -> None:
-        while not self.commands.empty():
-            command = self.commands.get()
-            if command is not None:
+        """Any thread may get here once the step thread is gone."""
+        while True:
+            try:
+                command = self.commands.get_nowait()
+            except Empty:
+                return
+            if command is not None and command[1].set_running_or_notify_cancel():
                 command[1].set_exception(EngineDied(self.death))
 
 
