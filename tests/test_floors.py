@@ -17,7 +17,13 @@ PRODUCT = (*FLOORS, "bench")
 
 # Who may import what is heavy to load, or ties a file to one engine or runtime. A folder ends in "/".
 HEAVY: dict[str, tuple[str, ...]] = {
-    "ray": (),
+    "ray": (
+        "cluster/controller_actor.py",
+        "cluster/frontend_deployment.py",
+        "cluster/frontends.py",
+        "cluster/head.py",
+        "cluster/launcher_ray.py",
+    ),
     "vllm": (
         "cluster/frontend_seam.py",
         "cluster/grpc_api/vllm_port.py",
@@ -32,13 +38,16 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "redis": ("cluster/registry_redis.py",),
     "grpc": (
         "bench/grpc_client.py",
+        "bench/static_controller.py",
         "cluster/client/aio.py",
         "cluster/client/sync.py",
         "cluster/client/transport.py",
+        "cluster/controller_client.py",
         "cluster/controller_service.py",
         "cluster/grpc_api/edge.py",
         "cluster/grpc_api/server.py",
         "cluster/link.py",
+        "cluster/membership_watch.py",
         "cluster/observer.py",
         "instance/actor.py",
         "instance/server.py",
