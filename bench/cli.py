@@ -24,6 +24,7 @@ BENCHES = {
     "load": ("shoal.bench.load", "requests at a given rate, or from a trace, against any OpenAI URL or gRPC address"),
     "overhead": ("shoal.bench.overhead", "what Shoal adds to plain vLLM: one instance against one server, in turns"),
     "failover": ("shoal.bench.failover", "kill and freeze instances under streams; compare every token"),
+    "fanin": ("shoal.bench.fanin", "one frontend before many fake instances: its CPU, and how old its view gets"),
 }
 
 

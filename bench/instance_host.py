@@ -1,9 +1,9 @@
 """Instances in one plain process, without Ray, for tests and benchmarks: the same engine, stepper and server as in
 production.
 
-usage: python -m shoal.bench.instance_host CONFIG_JSON TOKEN COUNT
-Prints one JSON line {"instances": [{"id", "address", "pid", "metrics"}]} once all serve, then runs until its standard
-input closes.
+usage: python -m shoal.bench.instance_host CONFIG_JSON TOKEN COUNT [FIRST]
+They are called i<FIRST>, i<FIRST + 1> and so on; FIRST is 0 where it is not given. Prints one JSON line
+{"instances": [{"id", "address", "pid", "metrics"}]} once all serve, then runs until its standard input closes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import sys
 from shoal.instance.actor import InstanceActor
 
 
-async def host(config_json: str, token: str, count: int) -> None:
-    actors = [InstanceActor(config_json, token) for _ in range(count)]
-    served = [{"id": f"i{n}", **await actor.start(f"i{n}", 1, None)} for n, actor in enumerate(actors)]
+async def host(config_json: str, token: str, count: int, first: int = 0) -> None:
+    actors = {f"i{number}": InstanceActor(config_json, token) for number in range(first, first + count)}
+    served = [{"id": name, **await actor.start(name, 1, None)} for name, actor in actors.items()]
     print(json.dumps({"instances": served}), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    asyncio.run(host(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(host(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])))
