@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from shoal.cluster.dispatcher import Dispatcher
 from shoal.cluster.journal import Outcome, Verdict
+from shoal.cluster.link import LinkEnd
 
 OF_THE_ENGINE = (
     "vllm:num_requests_running",
@@ -62,6 +63,12 @@ class FrontendRegistry:
         )
         moves.add_metric(list(self.labels.values()), dispatcher.failovers)
         yield moves
+        ends = CounterMetricFamily(
+            "shoal_frontend_link_ends", "Streams to instances that ended, by sign.", labels=[*self.labels, "why"]
+        )
+        for why in LinkEnd:
+            ends.add_metric([*self.labels.values(), why.value], dispatcher.link_ends[why])
+        yield ends
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         gauge = GaugeMetricFamily(f"shoal_frontend_{name}", text, labels=list(self.labels))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from shoal.router.contract import RouteRequest
@@ -45,13 +45,14 @@ class Outcome(Enum):
     ERROR = "error"
 
 
-FINISH_OUTCOMES = (
-    Outcome.STOP,
-    Outcome.LENGTH,
-    Outcome.ABORTED,
-    Outcome.ERROR,
-    Outcome.REPETITION,
-)  # by vLLM's FinishReason
+FINISH_OUTCOMES = {  # by vLLM's FinishReason
+    None: None,  # it goes on
+    0: Outcome.STOP,
+    1: Outcome.LENGTH,
+    2: Outcome.ABORTED,
+    3: Outcome.ERROR,
+    4: Outcome.REPETITION,
+}
 
 
 @dataclass(slots=True)
@@ -72,6 +73,12 @@ class Ticket:
     @property
     def request_id(self) -> str:
         return self.route.request_id
+
+    def rest(self) -> RouteRequest:
+        """What its next owner is asked for: the delivered tokens are context by now."""
+        done = len(self.delivered)
+        left = max(self.route.max_new_tokens - done, 1)
+        return replace(self.route, context_tokens=self.route.context_tokens + done, max_new_tokens=left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,10 @@ class Journal:
     def open(self, ticket: Ticket) -> None:
         assert ticket.request_id not in self.tickets, ticket.request_id
         self.tickets[ticket.request_id] = ticket
+
+    def turn_away(self, outcome: Outcome) -> None:
+        """A request that was never opened ended all the same."""
+        self.outcomes[outcome] += 1
 
     def assign(self, request_id: str, owner: str) -> Ticket:
         """The compare-and-set of a hand-over: from here on only `owner`, under the new epoch, is believed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -18,10 +19,11 @@ import grpc
 
 from shoal.instance.auth import token_metadata
 from shoal.instance.server import PROTOCOL
-from shoal.proto.errors import Unavailable, VersionMismatch
+from shoal.proto.errors import BadMessage, Unavailable, VersionMismatch
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 
+log = logging.getLogger(__name__)
 SILENCE_S = 1.5
 MAX_MESSAGE_BYTES = 256 << 20
 CHANNEL_OPTIONS = (
@@ -37,9 +39,9 @@ CHANNEL_OPTIONS = (
 class LinkEnd(Enum):
     """Why a link ended. Only CRASHED counts against the requests that were there."""
 
-    CRASHED = "crashed"
-    SILENT = "silent"
-    CLOSED = "closed"
+    CRASHED = "crashed"  # the connection broke
+    SILENT = "silent"  # nothing was heard: frozen, or cut off
+    CLOSED = "closed"  # the instance ended the stream in words, or sent what cannot be taken in
 
 
 class Link:
@@ -74,14 +76,15 @@ class Link:
         self.call = rpc.InstanceStub(self.channel).Attach(self._frames(), metadata=token_metadata(self.token))
         try:
             first = await asyncio.wait_for(self.call.read(), timeout_s)
-        except (grpc.aio.AioRpcError, TimeoutError) as exc:
+            if not isinstance(first, pb.Down) or first.WhichOneof("frame") != "welcome":
+                raise Unavailable(f"instance at {self.address}: the stream did not begin with a Welcome")
+        except BaseException as exc:
             await self._close_channel()
             if isinstance(exc, grpc.aio.AioRpcError) and exc.code() is grpc.StatusCode.FAILED_PRECONDITION:
                 raise VersionMismatch(exc.details() or "") from None
-            raise Unavailable(f"instance at {self.address}: {exc!r:.200}") from None
-        if first is grpc.aio.EOF or first.WhichOneof("frame") != "welcome":
-            await self._close_channel()
-            raise Unavailable(f"instance at {self.address}: the stream ended before its Welcome")
+            if isinstance(exc, (grpc.aio.AioRpcError, TimeoutError)):
+                raise Unavailable(f"instance at {self.address}: {exc!r:.200}") from None
+            raise
         self.instance_id, self.heard_s = first.welcome.instance_id, time.monotonic()
         return first.welcome
 
@@ -111,13 +114,18 @@ class Link:
         return news
 
     async def _read(self) -> None:
+        why = LinkEnd.CLOSED
         try:
             while (frame := await self.call.read()) is not grpc.aio.EOF:
+                if frame is None:  # gRPC's word for bytes that are no Down
+                    raise BadMessage(f"{self.instance_id}: a frame that cannot be parsed")
                 self.heard_s = time.monotonic()
                 self.on_frame(self, frame)
-        except grpc.aio.AioRpcError:
-            pass
-        self._end(LinkEnd.CRASHED)
+        except grpc.aio.AioRpcError as exc:
+            why = _why(exc)
+        except Exception:  # whatever a frame holds: its requests must move on, not hang on a dead reader
+            log.exception("%s sent what cannot be taken in", self.instance_id)
+        self._end(why)
 
     async def _watch(self) -> None:
         checked_s = time.monotonic()
@@ -147,6 +155,15 @@ class Link:
             self.call.cancel()
         with contextlib.suppress(Exception):
             await self.channel.close()
+
+
+def _why(error: grpc.aio.AioRpcError) -> LinkEnd:
+    """A broken connection is the only sign of a crash; an unanswered ping is silence, and any status but UNAVAILABLE is
+    somebody's word.
+    """
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return LinkEnd.CLOSED
+    return LinkEnd.SILENT if "ping timeout" in (error.details() or "") else LinkEnd.CRASHED
 
 
 def hello_of(watcher_id: str, vllm_version: str) -> pb.Hello:

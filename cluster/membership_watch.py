@@ -16,7 +16,7 @@ import grpc
 from shoal.cluster.dispatcher import Dispatcher
 from shoal.cluster.link import CHANNEL_OPTIONS, Link, LinkEnd, hello_of
 from shoal.instance.auth import token_metadata
-from shoal.proto.errors import ShoalError
+from shoal.proto.errors import ShoalError, Unavailable, VersionMismatch
 from shoal.proto.v1 import controller_pb2 as cpb
 from shoal.proto.v1 import controller_pb2_grpc as crpc
 from shoal.router.view import Standing
@@ -43,7 +43,6 @@ class MembershipWatch:
         self.hello = hello_of(frontend.id, vllm_version)
         self.hash_seed, self.dispatcher = hash_seed, dispatcher
         self.members: dict[str, cpb.Member] = {}
-        self.incarnations: dict[str, int] = {}  # of the linked ones
         self.opening: set[str] = set()
         self.refused: set[tuple[str, int]] = set()  # members that can never be linked: another version
         self.connected = False
@@ -72,10 +71,14 @@ class MembershipWatch:
 
     def _learn(self, membership: cpb.Membership) -> None:
         self.members = {m.id: m for m in membership.instances}
-        for member in self.members.values():
-            if member.id in self.dispatcher.links and member.state in STANDINGS:
-                self.dispatcher.set_standing(member.id, STANDINGS[member.state])
+        for member_id in self.members:
+            self._apply_standing(member_id)
         self._link_missing()
+
+    def _apply_standing(self, member_id: str) -> None:
+        member = self.members.get(member_id)
+        if member is not None and member_id in self.dispatcher.links and member.state in STANDINGS:
+            self.dispatcher.set_standing(member_id, STANDINGS[member.state])
 
     async def _keep_linked(self) -> None:
         while True:
@@ -97,16 +100,19 @@ class MembershipWatch:
         link = Link(member.address, self.token, self.hello, self.dispatcher.on_frame, self._on_end)
         try:
             welcome = await link.open()
+            if welcome.instance_id != member.id:
+                raise Unavailable(f"{member.address} is {welcome.instance_id} now")  # a dead one's port was given away
             if welcome.hash_seed not in (self.hash_seed, "fake"):
-                raise ShoalError(
+                raise VersionMismatch(
                     f"{member.id} hashes blocks from another root (PYTHONHASHSEED must be equal everywhere)"
                 )
             self.dispatcher.add_link(link, welcome)
             link.start()
+            self._apply_standing(member.id)  # it may have changed meanwhile
         except ShoalError as exc:
             log.warning("no link to %s: %s", member.id, exc)
             await link.close()
-            if exc.retry_after_s is None and exc.http_status == 500:
+            if isinstance(exc, VersionMismatch):
                 self.refused.add((member.id, member.incarnation))
         finally:
             self.opening.discard(member.id)
@@ -115,8 +121,10 @@ class MembershipWatch:
         self.dispatcher.lose_link(link, why)
 
     async def close(self) -> None:
-        for task in list(self.tasks):
+        tasks = list(self.tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 __all__ = ["MembershipWatch"]

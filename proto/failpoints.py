@@ -17,7 +17,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # FLOOR.PLACE of every hit() and ahit() in the product; a test compares the two.
-KNOWN: tuple[str, ...] = ("instance.submit",)
+KNOWN: tuple[str, ...] = (
+    "dispatcher.after_accept",
+    "dispatcher.after_assign",
+    "dispatcher.before_assign",
+    "instance.submit",
+)
 
 Kind = Literal["pause", "exit", "raise", "delay"]
 KINDS: dict[str, Kind] = {"pause": "pause", "exit": "exit", "raise": "raise", "delay": "delay"}

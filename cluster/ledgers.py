@@ -1,0 +1,127 @@
+"""All ledgers of one frontend's requests, kept in step: journal, admission queue, the view's bookings, quarantine, and
+who waits for a place.
+
+A request enters all that apply or none (`open`, `take_over`) and leaves all of them at once, with one outcome (`close`,
+`fail`). Acts on nothing outside: sockets and placement are the dispatcher's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shoal.cluster.journal import Journal, Outcome, Ticket
+from shoal.cluster.quarantine import Quarantine
+from shoal.cluster.request_context import RequestContext
+from shoal.proto.config import AdmissionConfig
+from shoal.proto.errors import ClientFault, InvalidArgument, Quarantined, ShoalError
+from shoal.router.admission import AdmissionQueue
+from shoal.router.contract import Placement
+from shoal.router.view import ClusterView
+
+
+@dataclass(slots=True)
+class Flight:
+    """What the shell keeps of an open ticket: who asked, and who waits for it to be placed."""
+
+    ticket: Ticket
+    context: RequestContext
+    placed: asyncio.Future[None] | None = None
+
+    def settle(self, error: ShoalError | None = None) -> bool:
+        """Tells who waits for a place. False: nobody does."""
+        if self.placed is None or self.placed.done():
+            return False
+        if error is None:
+            self.placed.set_result(None)
+        else:
+            self.placed.set_exception(error)
+        return True
+
+
+class Ledgers:
+    """Owns every open request of one frontend. `say_failed` tells vLLM's side of one that had started."""
+
+    def __init__(self, limits: AdmissionConfig, say_failed: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self.clock, self.say_failed = clock, say_failed
+        self.view, self.journal, self.quarantine = ClusterView(), Journal(), Quarantine()
+        self.admission = AdmissionQueue(limits)
+        self.admission.set_no_instance(True, clock())
+        self.flights: dict[str, Flight] = {}
+
+    def open(self, ticket: Ticket, context: RequestContext) -> Flight:
+        """It waits for a place. Raises the ShoalError that is its outcome."""
+        try:
+            self._admit(ticket)
+        except ShoalError as exc:
+            self.journal.turn_away(_refusal(exc))
+            raise
+        return self._enter(ticket, context)
+
+    def _admit(self, ticket: Ticket) -> None:
+        if self.quarantine.holds(ticket.fingerprint, self.clock()):
+            raise Quarantined("a request like this one was present when two instances crashed")
+        if ticket.request_id in self.flights:
+            raise InvalidArgument("request_id", limit="not in use", given=ticket.request_id)
+        self.admission.offer(ticket.route, self.clock())
+
+    def take_over(self, ticket: Ticket, context: RequestContext) -> Flight:
+        """It is owned already, and was admitted by a frontend that is gone."""
+        if ticket.request_id in self.flights:
+            raise InvalidArgument("request_id", limit="not in use", given=ticket.request_id)
+        return self._enter(ticket, context)
+
+    def _enter(self, ticket: Ticket, context: RequestContext) -> Flight:
+        self.journal.open(ticket)
+        flight = self.flights[ticket.request_id] = Flight(ticket, context)
+        return flight
+
+    def place(self, flight: Flight, placement: Placement) -> None:
+        """From here on the chosen instance owns it, under a new epoch."""
+        route = self.admission.take(flight.ticket.request_id)
+        self.view.book(route, placement, self.clock())
+        self.journal.assign(route.request_id, placement.instance)
+        flight.context.instance = placement.instance
+        flight.settle()
+
+    def send_back(self, request_id: str) -> None:
+        """Its owner is gone: it waits for a place again, ahead of younger ones."""
+        self.view.finish(request_id)
+        self.admission.readmit(self.journal.tickets[request_id].rest(), self.clock())
+
+    def close(self, request_id: str, outcome: Outcome) -> Flight | None:
+        """Out of every ledger. None if it was out already."""
+        if self.journal.close(request_id, outcome) is None:
+            return None
+        self.admission.withdraw(request_id, self.clock())
+        self.view.finish(request_id)
+        return self.flights.pop(request_id)
+
+    def fail(self, request_id: str, outcome: Outcome, error: ShoalError) -> None:
+        """Ends it with an error that its client will hear: as an exception while it waits, else as a last output."""
+        flight = self.close(request_id, outcome)
+        if flight is None:
+            return
+        flight.context.error = error
+        if not flight.settle(error):
+            self.say_failed(request_id)
+
+    def check(self) -> None:
+        """Every ledger knows the same requests. For tests."""
+        self.journal.check()
+        self.admission.check()
+        self.view.check()
+        assert self.flights.keys() == self.journal.tickets.keys()
+        queued = {route.request_id for route in self.admission.queued()}
+        unowned = {request_id for request_id, ticket in self.journal.tickets.items() if ticket.owner is None}
+        assert queued == unowned, f"queued {queued}, without an owner {unowned}"
+
+
+def _refusal(error: ShoalError) -> Outcome:
+    if isinstance(error, Quarantined):
+        return Outcome.QUARANTINED
+    return Outcome.REFUSED if isinstance(error, ClientFault) else Outcome.UNAVAILABLE
+
+
+__all__ = ["Flight", "Ledgers"]
