@@ -51,6 +51,7 @@ class InstanceStatus(msgspec.Struct, frozen=True):
     free_blocks: int = 0
     total_blocks: int = 0
     step_ms: float = 0.0
+    metrics: str = ""
 
 
 class FrontendStatus(msgspec.Struct, frozen=True):
@@ -59,6 +60,7 @@ class FrontendStatus(msgspec.Struct, frozen=True):
     grpc: str = ""
     pid: int = 0
     state: str = ""
+    metrics: str = ""
 
     @property
     def url(self) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +39,17 @@ from shoal.router.contract import RouteRequest
 
 INLINE_BYTES = 1 << 30
 ADOPT_TIMEOUT_S = 3.0
+CLAIM_S = 10.0
 CALL_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """An orphan that was found for a client who asked for it; claimed when its replay is added, or forgotten."""
+
+    link: Link
+    adopted: pb.Adopted
+    good_until_s: float
 
 
 class ClusterClient(EngineCoreClient):
@@ -51,7 +62,7 @@ class ClusterClient(EngineCoreClient):
         self.encoder, self.decoder = MsgpackEncoder(INLINE_BYTES), MsgpackDecoder(EngineCoreOutputs)
         self.request_decoder = MsgpackDecoder(EngineCoreRequest)
         self.outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
-        self.adopted: dict[str, tuple[Link, pb.Adopted]] = {}
+        self.adopted: dict[str, Adoption] = {}
         self.dispatcher: Dispatcher
         self.hash_blocks: Callable[[EngineCoreRequest], tuple[bytes, ...]]
         self.output_task: Callable[[], asyncio.Task[None] | None] = lambda: None
@@ -68,10 +79,10 @@ class ClusterClient(EngineCoreClient):
         request.cache_salt = self.tenants.salt(context.tenant, self.config.model_name)
         if context.priority:
             request.priority = context.priority
-        if found := self.adopted.pop(context.resume_key, None):
-            link, adopted = found
-            ticket = self._ticket(request, context, adopted.request)
-            self.dispatcher.claim(ticket, link.instance_id, adopted.epoch + 1, context)
+        adoption = self.adopted.pop(context.resume_key, None)
+        if adoption is not None and adoption.good_until_s > self.dispatcher.clock():
+            ticket = self._ticket(request, context, adoption.adopted.request)
+            self.dispatcher.claim(ticket, adoption.link.instance_id, adoption.adopted.epoch + 1, context)
         else:
             await self.dispatcher.submit(self._ticket(request, context, self.encoder.encode(request)[0]), context)
 
@@ -111,6 +122,8 @@ class ClusterClient(EngineCoreClient):
             raise InvalidArgument("stop", limit=f"at most {limits.stops} strings", given=len(stops))
         if params.n > limits.choices:
             raise InvalidArgument("n", limit=f"at most {limits.choices}", given=params.n)
+        if not 1e-3 <= params.repetition_penalty <= 1e3:  # beyond, logits overflow for the whole batch
+            raise InvalidArgument("repetition_penalty", limit="in 0.001..1000", given=params.repetition_penalty)
         if params.structured_outputs is not None:
             size = len(msgspec.msgpack.encode(params.structured_outputs.__dict__, enc_hook=str))
             if size > limits.grammar_bytes:
@@ -148,8 +161,9 @@ class ClusterClient(EngineCoreClient):
         )
         if found is None:
             return None
-        self.adopted[resume_key] = found
-        return self.request_decoder.decode(found[1].request), found[1].resume_context
+        link, adopted = found
+        self.adopted[resume_key] = Adoption(link, adopted, dispatcher.clock() + CLAIM_S)
+        return self.request_decoder.decode(adopted.request), adopted.resume_context
 
     def instances_ready(self) -> int:
         return len(self.dispatcher.links)
