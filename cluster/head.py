@@ -32,6 +32,7 @@ from shoal.proto.errors import ShoalError, StartFailed
 POLL_S = 0.2
 DEPLOY_CHECK_S = 2.0
 CONTROLLER_S = 90.0
+RAY_TRIES = 3
 CLOSE_S = 12.0
 OBJECT_STORE_BYTES = 200 << 20  # membership and logs only: tokens and KV never travel in Ray objects
 
@@ -61,6 +62,17 @@ def gpu_share(config: ClusterConfig, gpus: float) -> float:
 
 def start_ray(config: ClusterConfig, temp_dir: str) -> None:
     """Token authentication, loopback and priorities come from the environment that the supervisor gave us."""
+    for attempt in range(RAY_TRIES):
+        try:
+            return _init_ray(config, temp_dir)
+        except Exception as exc:  # Ray raises it bare: its own wait of 30 s is too short for a busy machine
+            if "timed out during startup" not in str(exc) or attempt + 1 == RAY_TRIES:
+                raise StartFailed(f"Ray did not start: {one_line(exc)}") from exc
+            print(f"Ray did not start, once more: {exc}", file=sys.stderr, flush=True)
+            ray.shutdown()
+
+
+def _init_ray(config: ClusterConfig, temp_dir: str) -> None:
     ray.init(
         address="local",
         namespace="shoal",
