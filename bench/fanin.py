@@ -26,10 +26,9 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
+from shoal.bench.clients import APIS, client_of
 from shoal.bench.driver import Client, Run, drive
-from shoal.bench.grpc_client import GrpcClient, GrpcTarget
 from shoal.bench.hosts import Host
-from shoal.bench.http_client import HttpClient, HttpTarget
 from shoal.bench.outcome import Outcome
 from shoal.bench.processes import free_port
 from shoal.bench.record import Record
@@ -42,6 +41,7 @@ from shoal.proto.errors import InvalidArgument, ServerFault, Unavailable
 from shoal.proto.v1 import controller_pb2 as cpb
 
 WORD_S = 20.0  # for an answer of the frontend's: its loop may be far behind
+VOCABULARY = 256
 SETTLE_S = 2.0  # streams run for so long before anything is counted
 
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--streams", type=int, default=1, help="requests per instance at any time")
     parser.add_argument("--input-tokens", type=int, default=64)
     parser.add_argument("--output-tokens", type=int, default=512)
-    parser.add_argument("--api", choices=("http", "grpc"), default="http")
+    parser.add_argument("--api", choices=APIS, default="http")
     parser.add_argument("--per-process", type=int, default=32, help="fake instances that share a process")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="cProfile of the frontend's loop, for pstats")
     parser.add_argument("--start-timeout", type=float, default=200.0)
@@ -200,13 +200,6 @@ def plan(args: argparse.Namespace) -> list[LoadRequest]:
     return [LoadRequest(index, 0.0, args.input_tokens, args.output_tokens) for index in range(count)]
 
 
-def _client(args: argparse.Namespace, addresses: dict[str, Any]) -> HttpClient | GrpcClient:
-    prompts = PromptMaker(args.seed, 256)
-    if args.api == "grpc":
-        return GrpcClient(GrpcTarget(addresses["grpc"], MODEL_NAME), prompts)
-    return HttpClient(HttpTarget(addresses["http"], MODEL_NAME), prompts)
-
-
 class Noting:
     """A client that keeps the records it is given, so that they can be watched while they run."""
 
@@ -255,7 +248,9 @@ async def _run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         fleet = Fleet(fanin_config(args), folder, per_process=args.per_process, profile=args.profile)
         await fleet.start(stack, args.start_timeout)
-        client = await stack.enter_async_context(_client(args, fleet.addresses))
+        where = {name: fleet.addresses[name] for name in APIS}
+        client = client_of(args.api, **where, model=MODEL_NAME, prompts=PromptMaker(args.seed, VOCABULARY))
+        await stack.enter_async_context(client)
         noting, stop = Noting(client), asyncio.Event()
         width = args.instances * args.streams
         load: asyncio.Task[Run] = asyncio.create_task(
