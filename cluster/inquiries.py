@@ -69,16 +69,23 @@ class Inquiries:
             search.answered(link)
 
     async def call(self, links: Iterable[Link], method: str, arguments_json: str, timeout_s: float) -> list[str]:
-        """The JSON answers of all. Raises Unavailable with the first error, TimeoutError."""
-        futures = [self._call(link, method, arguments_json) for link in links]
-        return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
+        """The JSON answers of all. Raises Unavailable: the first error, or whose answer did not come."""
+        asked = {self._call(link, method, arguments_json): link for link in links}
+        try:
+            async with asyncio.timeout(timeout_s):
+                return list(await asyncio.gather(*(self.calls[call_id].future for call_id in asked)))
+        except TimeoutError:
+            silent = [link.instance_id for call_id, link in asked.items() if call_id in self.calls]
+            raise Unavailable(f"{', '.join(silent)} did not answer {method} within {timeout_s:g} s") from None
+        finally:
+            for call_id in asked:
+                self.calls.pop(call_id, None)
 
-    def _call(self, link: Link, method: str, arguments_json: str) -> asyncio.Future[str]:
+    def _call(self, link: Link, method: str, arguments_json: str) -> int:
         self.last_call_id += 1
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.calls[self.last_call_id] = Call(link, future)
+        self.calls[self.last_call_id] = Call(link, asyncio.get_running_loop().create_future())
         link.send(pb.Up(call=pb.Call(call_id=self.last_call_id, method=method, arguments_json=arguments_json)))
-        return future
+        return self.last_call_id
 
     def on_reply(self, reply: pb.Reply) -> None:
         call = self.calls.pop(reply.call_id, None)
@@ -91,6 +98,7 @@ class Inquiries:
 
     def lose(self, link: Link) -> None:
         for search in self.searches.values():
+            search.found = [found for found in search.found if found[0] is not link]
             search.answered(link)
         for call_id in [i for i, call in self.calls.items() if call.link is link]:
             call = self.calls.pop(call_id)

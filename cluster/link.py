@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from enum import Enum
 from typing import Any
 
@@ -60,14 +60,14 @@ class Link:
         self.address, self.token, self.hello = address, token, hello
         self.on_frame, self.on_end = on_frame, on_end
         self.instance_id = ""
-        self.outbox: asyncio.Queue[pb.Up] = asyncio.Queue()
+        self.outbox: asyncio.Queue[pb.Up | None] = asyncio.Queue()
         self.unacknowledged: deque[str] = deque()
         self.acknowledged = 0
         self.heard_s = 0.0
         self.heard_step = 0
         self.channel: Any = None
         self.call: Any = None
-        self.tasks: list[asyncio.Task[None]] = []
+        self.tasks: set[asyncio.Task[None]] = set()
         self.ended = False
 
     async def open(self, timeout_s: float = 10.0) -> pb.Welcome:
@@ -90,13 +90,19 @@ class Link:
 
     def start(self) -> None:
         """From here on frames arrive."""
-        self.tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        self._spawn(self._read())
+        self._spawn(self._watch())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     async def _frames(self) -> AsyncIterator[pb.Up]:
         """The one writer: overlapping writes would end the stream."""
         yield pb.Up(hello=self.hello)
-        while True:
-            yield await self.outbox.get()
+        while (frame := await self.outbox.get()) is not None:
+            yield frame
 
     def submit(self, submit: pb.Submit) -> None:
         self.unacknowledged.append(submit.request_id)
@@ -114,9 +120,9 @@ class Link:
         return news
 
     async def _read(self) -> None:
-        why = LinkEnd.CLOSED
+        why, call = LinkEnd.CLOSED, self.call
         try:
-            while (frame := await self.call.read()) is not grpc.aio.EOF:
+            while (frame := await call.read()) is not grpc.aio.EOF:
                 if frame is None:  # gRPC's word for bytes that are no Down
                     raise BadMessage(f"{self.instance_id}: a frame that cannot be parsed")
                 self.heard_s = time.monotonic()
@@ -142,19 +148,26 @@ class Link:
         if not self.ended:
             self.ended = True
             self.on_end(self, why)
-            self.tasks.append(asyncio.create_task(self._close_channel()))
+            self._spawn(self._close_channel())
 
     async def close(self) -> None:
         self.ended = True
-        for task in self.tasks:
+        tasks = list(self.tasks)
+        for task in tasks:
             task.cancel()
         await self._close_channel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _close_channel(self) -> None:
-        if self.call is not None:
-            self.call.cancel()
-        with contextlib.suppress(Exception):
-            await self.channel.close()
+        """gRPC keeps the connection as long as anybody holds the channel or a call of it, closed or not; and it goes on
+        asking a request iterator of a call that has ended.
+        """
+        self.outbox.put_nowait(None)
+        call, channel, self.call, self.channel = self.call, self.channel, None, None
+        if channel is not None:
+            call.cancel()
+            with contextlib.suppress(Exception):
+                await channel.close()
 
 
 def _why(error: grpc.aio.AioRpcError) -> LinkEnd:
