@@ -19,7 +19,7 @@ BIND_TRIES = 50
 
 
 class ControllerActor:
-    async def __init__(
+    async def __init__(  # type: ignore[misc] # Ray awaits it
         self, config: ClusterConfig, *, cluster: str, run_id: str, address: str, logs: str, gpus: float
     ) -> None:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

@@ -113,7 +113,7 @@ class ClusterClient(EngineCoreClient):
     # -- in
 
     def _check(self, request: EngineCoreRequest) -> None:
-        """Limits that vLLM does not have. All else that is impossible, vLLM's own input processor has refused already."""
+        """Limits that vLLM does not have. All else that is impossible, its own input processor has refused already."""
         limits, params = self.config.limits, request.sampling_params
         if params is None or request.mm_features or request.prompt_embeds is not None:
             raise InvalidArgument("request", limit="text generation from text or token ids", given="another kind")

@@ -119,8 +119,9 @@ class Frontend:
             h11_max_incomplete_event_size=config.limits.header_bytes,
         )
         self.http = uvicorn.Server(settings)
-        self.http.install_signal_handlers = lambda: None  # type: ignore[attr-defined] # they are the process's, not ours
-        self.http.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+        # Signals are the process's, not ours.
+        self.http.install_signal_handlers = lambda: None
+        self.http.capture_signals = contextlib.nullcontext
         self.listener = listener
         self.tasks.append(asyncio.get_running_loop().create_task(self.http.serve(sockets=[listener])))
 

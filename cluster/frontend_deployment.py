@@ -16,7 +16,7 @@ from ray import serve
 from ray.serve.api import RunTarget
 
 from shoal.instance.actor import lead_process_group
-from shoal.instance.engine_factory import import_engine
+from shoal.instance.vllm_flags import set_vllm_environment
 from shoal.proto.config import ClusterConfig
 
 APPLICATION = "shoal"
@@ -24,25 +24,14 @@ HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 30.0
 
 
-@serve.deployment(
-    name="frontend",
-    max_ongoing_requests=10_000,
-    health_check_period_s=HEALTH_PERIOD_S,
-    health_check_timeout_s=HEALTH_TIMEOUT_S,
-    graceful_shutdown_timeout_s=5.0,
-    graceful_shutdown_wait_loop_s=0.2,
-    ray_actor_options={"num_cpus": 0},
-    logging_config={"enable_access_log": False, "log_level": "WARNING"},
-)
-@serve.ingress()  # without an application: vLLM's cannot be pickled, so the replica builds it
 class FrontendReplica:
     """One replica. Its work is Frontend's."""
 
-    async def __init__(self, config: ClusterConfig, controller_address: str) -> None:
+    async def __init__(self, config: ClusterConfig, controller_address: str) -> None:  # type: ignore[misc] # Ray awaits it
         lead_process_group()
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
         os.environ["VLLM_MAX_N_SEQUENCES"] = str(config.limits.choices)
-        import_engine(config.model_copy(update={"engine": config.engine.model_copy(update={"kind": "vllm"})}))
+        set_vllm_environment()
         from shoal.cluster.frontend import Frontend, FrontendPlan  # noqa: PLC0415 - imports vLLM, for 12 to 40 s
 
         secret = config.secret.get_secret_value()
@@ -71,7 +60,19 @@ def deploy(config: ClusterConfig, controller_address: str) -> None:
     """Starts Serve and the frontends; returns once they are asked for, not once they serve."""
     location = "Disabled" if config.frontend == "own" else "HeadOnly"
     serve.start(proxy_location=location, http_options={"host": config.host, "port": config.http_port})
-    replicas = FrontendReplica.options(num_replicas=config.frontends)
+    # ingress() without an application: vLLM's cannot be pickled, so the replica builds it.
+    replicas: Any = serve.deployment(
+        serve.ingress()(FrontendReplica),
+        name="frontend",
+        num_replicas=config.frontends,
+        max_ongoing_requests=10_000,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=5.0,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={"num_cpus": 0},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+    )
     target = RunTarget(replicas.bind(config, controller_address), name=APPLICATION, route_prefix="/")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 

@@ -77,7 +77,7 @@ class FrontendRegistry:
 
 
 def serve_metrics(registry: FrontendRegistry, host: str) -> tuple[str, Any]:
-    http_server, _thread = start_http_server(0, addr=host, registry=registry)  # type: ignore[arg-type]
+    http_server, _thread = start_http_server(0, addr=host, registry=registry)
     return f"http://{host}:{http_server.server_port}/metrics", http_server
 
 

@@ -28,7 +28,8 @@ def set_vllm_environment() -> None:
 def vllm_flags(config: ClusterConfig, *, model_path: str, on_cpu: bool) -> list[str]:
     """Arguments for vLLM's own parser, without program name."""
     engine = config.engine
-    # vLLM's "auto" turns a float32 model into bfloat16; the tiny one has logits so close that tokens would depend on batching.
+    # vLLM's "auto" turns a float32 model into bfloat16; the tiny one's logits are so close that tokens would then
+    # depend on who else is in the batch.
     dtype = "float32" if config.model == "tiny" and engine.dtype == "auto" else engine.dtype
     flags = ["--model", model_path, "--served-model-name", config.model_name, "--dtype", dtype]
     flags += ["--block-size", str(engine.block_size), "--max-num-batched-tokens", str(engine.max_num_batched_tokens)]

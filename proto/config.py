@@ -27,19 +27,23 @@ class Section(BaseModel):
 class EngineConfig(Section):
     """One engine of the cluster; all instances are alike. Sizes that are None are vLLM's own defaults."""
 
-    kind: Literal["vllm", "fake"] = "vllm"
-    dtype: str = "auto"
-    block_size: PositiveInt = 32
-    max_model_len: PositiveInt | None = None
-    max_num_batched_tokens: PositiveInt = 2048
-    max_num_seqs: PositiveInt = 128
+    kind: Literal["vllm", "fake"] = Field("vllm", description="fake: modelled step times, no model at all")
+    dtype: str = Field("auto", description="as vLLM's --dtype")
+    block_size: PositiveInt = Field(32, description="tokens per KV block; on CPU a multiple of 32")
+    max_model_len: PositiveInt | None = Field(
+        None, description="prompt and output tokens of one request; None: the model's"
+    )
+    max_num_batched_tokens: PositiveInt = Field(
+        2048, description="token budget of one step; longer prompts are chunked"
+    )
+    max_num_seqs: PositiveInt = Field(128, description="requests in the running batch")
     kv_cache_bytes: PositiveInt | None = Field(
         None, description="per instance; None: 1 GiB on CPU, vLLM's choice on GPU"
     )
-    tensor_parallel_size: PositiveInt = 1
+    tensor_parallel_size: PositiveInt = Field(1, description="GPUs, or CPU processes, of one instance")
     enforce_eager: bool | None = Field(None, description="None: true on CPU, false on GPU")
-    max_loras: PositiveInt = 4
-    max_lora_rank: PositiveInt = 16
+    max_loras: PositiveInt = Field(4, description="different adapters in one step")
+    max_lora_rank: PositiveInt = Field(16, description="the largest rank among the adapters")
     pin_cores: bool = Field(False, description="CPU only: instance i runs on core i, modulo the cores")
     extra_args: tuple[str, ...] = Field((), description="further vLLM flags, verbatim, for engines and frontends")
 
@@ -50,13 +54,13 @@ class FakeEngineConfig(Section):
     P = prefill tokens, p and ctx = chunk and computed tokens of each prefill, D = decodes, KV = their context tokens.
     """
 
-    a_ms: float = 4.5
-    b_ms: float = 0.0338
-    c_ms: float = 29.6
-    d_ms: float = 0.12
-    e_ms: float = 0.207
-    total_blocks: PositiveInt = 4096
-    vocabulary: PositiveInt = 256
+    a_ms: float = Field(4.5, ge=0, description="per step")
+    b_ms: float = Field(0.0338, ge=0, description="per prefill token")
+    c_ms: float = Field(29.6, ge=0, description="per million pairs of a prefill token with a token before it")
+    d_ms: float = Field(0.12, ge=0, description="per decoding request")
+    e_ms: float = Field(0.207, ge=0, description="per thousand context tokens of decoding requests")
+    total_blocks: PositiveInt = Field(4096, description="KV blocks of one instance")
+    vocabulary: PositiveInt = Field(256, description="token ids are below this")
     poison_token: int | None = Field(
         None, description="a prompt that holds this token ends the engine: for fault tests"
     )
@@ -70,34 +74,42 @@ class AdmissionConfig(Section):
 
 
 class LimitsConfig(Section):
-    body_bytes: PositiveInt = 1 << 20
-    header_bytes: PositiveInt = 16 << 10
-    choices: PositiveInt = 16
-    stops: PositiveInt = 16
-    grammar_bytes: PositiveInt = 64 << 10
+    body_bytes: PositiveInt = Field(1 << 20, description="of one HTTP body or gRPC message")
+    header_bytes: PositiveInt = Field(16 << 10, description="all headers of one request")
+    choices: PositiveInt = Field(16, description="n of one request")
+    stops: PositiveInt = Field(16, description="stop strings of one request")
+    grammar_bytes: PositiveInt = Field(64 << 10, description="a JSON schema, regex or grammar")
 
 
 class ClusterConfig(Section):
     model: str = Field("tiny", description="'tiny' (made on the spot), a Hugging Face id, or a folder")
-    served_model_name: str | None = None
-    instances: int = Field(2, ge=1, le=4096)
-    frontends: int = Field(1, ge=1, le=64)
-    host: str = "127.0.0.1"
-    http_port: Port = 8000
-    grpc_port: Port = 50051
-    frontend: Literal["own", "haproxy"] = "own"
-    policy: Literal["round_robin", "power_of_two", "least_work", "prefix_least_work"] = "prefix_least_work"
-    weights: dict[str, float] = {}
+    served_model_name: str | None = Field(
+        None, description="the name that clients use; None: the folder's name, or the id"
+    )
+    instances: int = Field(2, ge=1, le=4096, description="vLLM engines")
+    frontends: int = Field(1, ge=1, le=64, description="API servers; they share the ports")
+    host: str = Field("127.0.0.1", description="address of every listener of ours")
+    http_port: Port = Field(8000, description="OpenAI and Anthropic API; 0: a free one")
+    grpc_port: Port = Field(50051, description="gRPC API; 0: a free one")
+    frontend: Literal["own", "haproxy"] = Field("own", description="own listeners, or HTTP through Ray Serve's HAProxy")
+    policy: Literal["round_robin", "power_of_two", "least_work", "prefix_least_work"] = Field(
+        "prefix_least_work", description="how requests are placed; see docs/policies.md"
+    )
+    weights: dict[str, float] = Field({}, description="scorer name -> weight, over the policy's own")
     keys: dict[str, str] = Field({}, description="API key -> tenant; empty: no key needed, one tenant 'default'")
     secret: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_hex(16)), description="of tenant salts and inner calls"
     )
     lora: dict[str, str] = Field({}, description="adapter name -> folder")
-    registry: str = Field("memory", pattern=r"^(memory|redis://.+)$")
+    registry: str = Field(
+        "memory",
+        pattern=r"^(memory|redis://.+)$",
+        description="where desired state outlives the controller: memory, or redis://...",
+    )
     spares: int = Field(
         1, ge=0, le=8, description="processes per node with vLLM imported, to replace a dead instance quickly"
     )
-    start_timeout_s: PositiveFloat = 600.0
+    start_timeout_s: PositiveFloat = Field(600.0, description="until every instance is ready, else `shoal up` fails")
     engine: EngineConfig = EngineConfig()
     fake: FakeEngineConfig = FakeEngineConfig()
     admission: AdmissionConfig = AdmissionConfig()

@@ -124,7 +124,7 @@ def usage_lines(config: ClusterConfig, status: pb.StatusReply) -> list[str]:
     body = json.dumps(
         {"model": config.model_name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
     )
-    metrics = [one.metrics for one in (*status.frontends, *status.instances) if one.metrics]
+    metrics = [m for m in (*(f.metrics for f in status.frontends), *(i.metrics for i in status.instances)) if m]
     lines = [
         "",
         f"OpenAI URL   {url}/v1",

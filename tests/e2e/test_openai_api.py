@@ -18,7 +18,7 @@ SCHEMA = {
     "required": ["ok"],
     "additionalProperties": False,
 }
-TOOL = {"type": "function", "function": {"name": "answer", "parameters": SCHEMA}}
+TOOL = {"type": "function", "function": {"name": "answer", "parameters": SCHEMA, "strict": True}}
 
 
 def post(cluster: Cluster, path: str, body: dict | bytes, key: str = "key-of-ada", **headers: str) -> httpx.Response:
