@@ -55,7 +55,7 @@ class HttpEdge:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
-            return None
+            return await send({"type": "websocket.close", "code": 1000})
         try:
             context = self._admit(scope)
         except ShoalError as exc:
@@ -63,7 +63,12 @@ class HttpEdge:
         body = LimitedBody(receive, self.limits.body_bytes, context)
         response = HeldResponse(send, context)
         with open_request(context):
-            await self.app(scope, body.receive, response.send)
+            try:
+                await self.app(scope, body.receive, response.send)
+            except Exception:
+                if context.error is None:
+                    raise
+                await response.fail(context.error)  # does nothing where the client has an answer
         return None
 
     def _admit(self, scope: Scope) -> RequestContext:
@@ -77,7 +82,7 @@ class HttpEdge:
             raise InvalidArgument("headers", limit=f"at most {self.limits.header_bytes} bytes", given=header_bytes)
         tenant = "" if route in KEYLESS_ROUTES else self.authenticate(headers.get("authorization") or _api_key(headers))
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self.limits.body_bytes:
+        if length.isdecimal() and int(length) > self.limits.body_bytes:
             raise BodyTooLarge(f"body: must be at most {self.limits.body_bytes} bytes, given {length}")
         return RequestContext(
             request_id=uuid.uuid4().hex,
