@@ -1,5 +1,4 @@
-"""What the controller promises, over fake processes with real gRPC: slots stay filled, watchers hear, no process stays.
-"""
+"""What the controller promises, over fake processes with real gRPC: slots stay filled, watchers hear, no process stays."""
 
 from __future__ import annotations
 
@@ -59,10 +58,11 @@ class FakeProcess(rpc.InstanceServicer):
         await self.launcher.gate.wait()
         if self.launcher.start_errors:
             raise self.launcher.start_errors.pop(0)
-        self.server = grpc.aio.server()
-        rpc.add_InstanceServicer_to_server(self, self.server)
-        port = self.server.add_insecure_port("127.0.0.1:0")
-        await self.server.start()
+        server = grpc.aio.server()
+        rpc.add_InstanceServicer_to_server(self, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        self.server = server
         self.served = Served(f"127.0.0.1:{port}", self.pid, "http://127.0.0.1/metrics")
         return self.served
 
@@ -92,7 +92,8 @@ class FakeProcess(rpc.InstanceServicer):
     async def crash(self) -> None:
         self.alive = False
         if self.server is not None:
-            await self.server.stop(None)
+            server, self.server = self.server, None
+            await server.stop(None)
 
     async def kill(self) -> None:
         self.kills += 1

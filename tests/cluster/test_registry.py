@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import msgspec
@@ -18,54 +12,25 @@ import redis as redis_client
 from shoal.cluster.registry import MAX_VALUE_BYTES, MemoryRegistry, Registry, open_registry, read, write
 from shoal.cluster.registry_redis import RedisRegistry
 from shoal.proto.errors import BadMessage, Unavailable
+from tests.tools.servers import RedisServer
 
 
 class Wish(msgspec.Struct, frozen=True):
     instances: int
 
 
-class Server:
-    """A real redis-server on loopback that keeps nothing on disk."""
-
-    def __init__(self, binary: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        command = [binary, "--port", str(self.port), "--save", "", "--bind", "127.0.0.1", "--appendonly", "no"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        self.plain = redis_client.Redis(port=self.port, socket_timeout=5)
-        self._await_ready()
-
-    def _await_ready(self) -> None:
-        deadline_s = time.monotonic() + 10
-        while True:
-            try:
-                self.plain.ping()
-                return
-            except redis_client.ConnectionError:
-                assert time.monotonic() < deadline_s, "redis-server does not answer"
-                time.sleep(0.05)
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def end(self) -> None:
-        self.plain.close()
-        self.process.kill()
-        self.process.wait(10)
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    binary = shutil.which("redis-server")
-    if binary is None:
-        if os.environ.get("SHOAL_REQUIRE_SERVERS") == "1":
-            pytest.fail("redis-server is not installed and SHOAL_REQUIRE_SERVERS=1")
-        pytest.skip("redis-server is not installed")
-    one = Server(binary)
-    yield one
-    one.end()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as one:
+        yield one
+
+
+@pytest.fixture
+def plain(server: RedisServer) -> Iterator[redis_client.Redis]:
+    """What anybody with a client could do to the server."""
+    with redis_client.Redis(port=server.port, socket_timeout=5) as client:
+        client.flushall()
+        yield client
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.servers)])
@@ -73,9 +38,8 @@ async def registry(request: pytest.FixtureRequest) -> AsyncIterator[Registry]:
     if request.param == "memory":
         one: Registry = MemoryRegistry()
     else:
-        one_server = request.getfixturevalue("server")
-        one_server.plain.flushall()
-        one = RedisRegistry(one_server.url, prefix="shoal:t:")
+        request.getfixturevalue("plain")
+        one = RedisRegistry(request.getfixturevalue("server").url, prefix="shoal:t:")
     yield one
     await one.close()
 
@@ -115,28 +79,29 @@ async def test_a_value_over_the_limit_is_refused(registry: Registry):
 
 
 @pytest.mark.servers
-async def test_a_key_of_another_type_is_garbage_and_other_prefixes_are_not_seen(server: Server):
-    server.plain.flushall()
-    server.plain.lpush("shoal:t:wish", "a")
-    server.plain.set("wish", "somebody else's")
+async def test_a_key_of_another_type_is_garbage_and_other_prefixes_are_not_seen(
+    server: RedisServer, plain: redis_client.Redis
+):
+    plain.lpush("shoal:t:wish", "a")
+    plain.set("wish", "somebody else's")
     one = open_registry(server.url, "t")
     with pytest.raises(BadMessage, match="not a string"):
         await one.get("wish")
     await one.put("mine", b"1")
-    assert set(server.plain.keys()) == {b"shoal:t:wish", b"wish", b"shoal:t:mine"}
+    assert set(plain.keys()) == {b"shoal:t:wish", b"wish", b"shoal:t:mine"}
     await one.close()
 
 
 @pytest.mark.servers
-async def test_a_frozen_server_is_away_and_is_used_again_when_it_comes_back(server: Server):
+async def test_a_frozen_server_is_away_and_is_used_again_when_it_comes_back(server: RedisServer):
     one = RedisRegistry(server.url, prefix="shoal:t:", timeout_s=0.2)
     await one.put("k", b"1")
-    server.signal(signal.SIGSTOP)
+    server.freeze()
     try:
         with pytest.raises(Unavailable):
             await one.get("k")
     finally:
-        server.signal(signal.SIGCONT)
+        server.thaw()
     assert await one.get("k") == b"1"
     await one.close()
 

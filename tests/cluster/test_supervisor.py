@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         one.process.kill()
         one.process.wait(10)
     reaper.end_all(one.run_id, grace_s=0.0)
+    if (state := one.run.state()) is not None:
+        shutil.rmtree(state.ray_dir, ignore_errors=True)
 
 
 UP = 'say(step="a"); say(controller="127.0.0.1:1"); print("not ours"); say(phase="up")\n'
