@@ -1,4 +1,4 @@
-"""What the controller promises, over fake processes with real gRPC: slots stay filled, watchers hear, nobody is left."""
+"""What the controller promises, over fake processes with real gRPC: slots stay filled, watchers hear, none is left."""
 
 from __future__ import annotations
 
