@@ -42,9 +42,9 @@ def lead_process_group() -> None:
 
 
 def last_words(exc: Exception) -> str:
-    """The line of an error that says what is wrong; under it pydantic only advertises its handbook."""
-    lines = [line.strip() for line in str(exc).splitlines()]
-    return next((line for line in reversed(lines) if line and "errors.pydantic.dev" not in line), "no reason given")
+    """The end of an error's text, where libraries say what is wrong, in one line; pydantic only adds its address."""
+    lines = [line.strip() for line in str(exc).splitlines() if "errors.pydantic.dev" not in line]
+    return " ".join([line for line in lines if line][-3:]) or "no reason given"
 
 
 class InstanceActor:

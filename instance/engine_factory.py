@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from shoal.instance.seam import Engine
 from shoal.instance.tiny_model import ensure_tiny_model
@@ -38,6 +39,10 @@ def import_engine(config: ClusterConfig) -> None:
         import shoal.instance.vllm_engine  # noqa: F401, PLC0415 - heavy, and absent where only fake engines run
 
 
+def _refuse_flags(message: str) -> NoReturn:
+    raise StartFailed(f"engine: vLLM does not take its flags: {message}")
+
+
 def build_engine(config: ClusterConfig) -> Engine:
     """Raises StartFailed with one line. Takes seconds to minutes."""
     if config.engine.kind == "fake":
@@ -55,10 +60,9 @@ def build_engine(config: ClusterConfig) -> Engine:
     from shoal.instance.vllm_seam import AsyncEngineArgs  # noqa: PLC0415 - heavy
 
     flags = vllm_flags(config, model_path=model_path, on_cpu=on_cpu())
-    try:
-        args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
-    except SystemExit:  # the parser's way to refuse; what it objects to stands on stderr
-        raise StartFailed(f"engine: vLLM does not take these flags: {' '.join(flags)}") from None
+    parser = make_arg_parser(FlexibleArgumentParser())
+    parser.error = _refuse_flags  # its own way to refuse is to end the process
+    args = parser.parse_args(flags)
     return VllmEngine(AsyncEngineArgs.from_cli_args(args), config.model_name)
 
 

@@ -11,8 +11,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from msgspec import MsgspecError
-
+from shoal.instance.request_checks import RequestLimits
 from shoal.instance.seam import BlockChange, EngineInfo, EngineLoad, Prepared, Refused, StepResult, Submission
 from shoal.instance.vllm_seam import (
     INLINE_BYTES,
@@ -90,17 +89,28 @@ class VllmEngine:
             max_num_seqs=config.scheduler_config.max_num_seqs,
             hash_seed=get_none_hash_seed().encode().hex(),
         )
+        self.loras: dict[int, str] = {}
+        model, speculative = config.model_config, config.speculative_config
+        self.limits = RequestLimits(
+            vocabulary=model.get_vocab_size(),
+            max_model_len=self.info.max_model_len,
+            block_size=self.info.block_size,
+            total_blocks=self.info.total_blocks,
+            loras=self.loras,
+            # Without configuration and tokenizer it leaves out grammars: those are compiled, and fail, one by one.
+            verify=lambda params: params.verify(model, speculative, None, None),
+        )
 
     # -- in
 
     def prepare(self, submission: Submission) -> Prepared:
         wire = self._decode(submission.request)
         wire.request_id, wire.client_index = submission.engine_id, 0
-        self._check(wire, submission.delivered)
+        self.limits.check(wire, submission.delivered)
         try:
             request, _wave = self.core.preprocess_add_request(wire)
-        except ValueError as exc:  # an impossible grammar, mostly
-            raise Refused(str(exc), client_fault=True) from exc
+        except Exception as exc:  # an impossible grammar, mostly
+            raise Refused(f"{type(exc).__name__}: {exc}", client_fault=isinstance(exc, ValueError)) from exc
         if submission.delivered:
             request.append_output_token_ids(list(submission.delivered))
             request.num_preemptions, request.prefill_stats = 1, None
@@ -109,30 +119,8 @@ class VllmEngine:
     def _decode(self, data: bytes) -> EngineCoreRequest:
         try:
             return self.decoder.decode(data)
-        except (MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError, NotImplementedError) as exc:
+        except Exception as exc:  # vLLM's hooks for tensors raise what they like on strange bytes
             raise BadMessage(f"EngineCoreRequest: {type(exc).__name__}: {exc}"[:200]) from None
-
-    def _check(self, wire: EngineCoreRequest, delivered: tuple[int, ...]) -> None:
-        """What would end the engine, or leave it with a request that it can never finish, is refused."""
-        prompt, params = wire.prompt_token_ids, wire.sampling_params
-        if params is None or wire.mm_features or wire.prompt_embeds is not None:
-            raise Refused("only text generation is served", client_fault=True)
-        if not prompt:
-            raise Refused("prompt: must hold at least one token", client_fault=True)
-        if len(prompt) >= self.info.max_model_len:
-            raise Refused(
-                f"prompt: must be under {self.info.max_model_len} tokens, given {len(prompt)}", client_fault=True
-            )
-        if params.max_tokens is None or len(delivered) >= params.max_tokens:
-            raise Refused(f"max_tokens: {params.max_tokens} with {len(delivered)} delivered", client_fault=False)
-        vocabulary = self.core.vllm_config.model_config.get_vocab_size()
-        if min(prompt) < 0 or max(prompt) >= vocabulary:
-            raise Refused(f"prompt: token ids must be in 0..{vocabulary - 1}", client_fault=True)
-        if -(-(len(prompt) + len(delivered) + 1) // self.info.block_size) > self.info.total_blocks:
-            raise Refused(
-                f"prompt: {len(prompt)} tokens do not fit this instance's {self.info.total_blocks} blocks",
-                client_fault=True,
-            )
 
     def ready(self, prepared: Prepared) -> bool:
         request: Request = prepared.native
@@ -226,8 +214,9 @@ class VllmEngine:
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         match method:
             case "add_lora":
-                return self.core.add_lora(LoRARequest(**arguments))
+                return self._add_lora(LoRARequest(**arguments))
             case "remove_lora":
+                self.loras.pop(arguments["lora_id"], None)
                 return self.core.remove_lora(arguments["lora_id"])
             case "pin_lora":
                 return self.core.pin_lora(arguments["lora_id"])
@@ -237,6 +226,11 @@ class VllmEngine:
                 return self.core.reset_prefix_cache()
             case _:
                 raise Refused(f"{method}: no such act", client_fault=True)
+
+    def _add_lora(self, lora: LoRARequest) -> bool:
+        added: bool = self.core.add_lora(lora)
+        self.loras[lora.lora_int_id] = lora.lora_name
+        return added
 
     def warm_up(self) -> None:
         """First use of logprobs, seeds with penalties, and grammars costs seconds of compilation: pay it before any
