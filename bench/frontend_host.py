@@ -69,7 +69,7 @@ class ViewSampler:
 
     def sample(self, now_s: float) -> None:
         observed_s = self.dispatcher.view.snapshot().observed_s
-        self.observed_ages_s.extend(float(now_s - at_s) for at_s in observed_s)
+        self.observed_ages_s.extend((now_s - observed_s[observed_s < now_s]).tolist())  # inf: nothing reported yet
         self.view_ages_s.extend(now_s - at_s for name, at_s in self.sent_s.items() if name in self.dispatcher.links)
 
     def end(self) -> dict[str, Any]:
