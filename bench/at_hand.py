@@ -5,6 +5,7 @@ answer, and what its processes hold. A benchmark starts one for itself unless it
 from __future__ import annotations
 
 import argparse
+import asyncio
 import tempfile
 import time
 import urllib.request
@@ -120,6 +121,18 @@ def footprints(status: pb.StatusReply) -> dict[str, Footprint]:
     return found
 
 
+async def watch_memory(processes: Mapping[str, Footprint], every_s: float, timeline: list[dict[str, float]]) -> None:
+    """Until cancelled: appends {"s": seconds since the first, id: MiB}: does growth end?"""
+    began_s = time.perf_counter()
+    while True:
+        row = {"s": round(time.perf_counter() - began_s, 1)}
+        for name, one in processes.items():
+            with suppress(psutil.Error):
+                row[name] = round(psutil.Process(one.pid).memory_info().rss / (1 << 20), 2)
+        timeline.append(row)
+        await asyncio.sleep(every_s)
+
+
 def compare(before: Mapping[str, Footprint], after: Mapping[str, Footprint]) -> dict[str, Any]:
     """Pure. `replaced`: whose process is another one now, so that its growth means nothing."""
     rss_before, rss_after = (sum(one.rss_bytes for one in side.values()) for side in (before, after))
@@ -187,4 +200,5 @@ __all__ = [
     "open_requests",
     "own_config",
     "requests_held",
+    "watch_memory",
 ]

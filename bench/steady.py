@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from shoal.bench import at_hand
 from shoal.bench.arrivals import Poisson, arrival_times
-from shoal.bench.at_hand import ClusterAtHand, compare, footprints
+from shoal.bench.at_hand import ClusterAtHand, compare, footprints, watch_memory
 from shoal.bench.clients import APIS, client_of
 from shoal.bench.driver import Run, drive
 from shoal.bench.http_client import first_model
@@ -30,6 +30,7 @@ from shoal.bench.workload import FixedLength, LoadRequest, PromptMaker, build_re
 from shoal.proto.errors import InvalidArgument, ServerFault
 
 IDLE_WITHIN_S = 20.0
+MEMORY_EVERY_S = 10.0
 QUIET_S = 2.0  # after the last request, before memory is read: what is freed late is freed by then
 
 
@@ -73,12 +74,16 @@ class Bench:
         if await self._idle_after(warm_up) is None:
             raise ServerFault("after the warm-up the cluster is not idle")
         before = footprints(await asyncio.to_thread(self.cluster.status))
+        timeline: list[dict[str, float]] = []
+        watching = asyncio.create_task(watch_memory(before, MEMORY_EVERY_S, timeline))
         run = await self._send(self.args.requests, 2 * self.args.seed + 1)
+        watching.cancel()
         blocks_back_s = await self._idle_after(run)
         after = footprints(await asyncio.to_thread(self.cluster.status))
         return {
             **score(run.records, self.args.requests, blocks_back_s),
             **compare(before, after),
+            "memory_mib": timeline,
             "warmup_failed": sum(record.end is not End.COMPLETED for record in warm_up.records),
             "api": self.args.api,
             "request_rate": self.args.rate,

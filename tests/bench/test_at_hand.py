@@ -1,4 +1,5 @@
 import argparse
+import asyncio
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from shoal.bench.at_hand import (
     open_requests,
     own_config,
     requests_held,
+    watch_memory,
 )
 from shoal.cluster.rundir import RunDir
 from shoal.proto.errors import Unavailable
@@ -107,6 +109,17 @@ def test_a_footprint_is_of_a_living_process():
     found = footprints(status(instance("here"), gone))
     assert found.keys() == {"here"}
     assert found["here"].rss_bytes > 0 and found["here"].files > 0
+
+
+async def test_memory_is_watched_until_it_is_enough():
+    timeline: list[dict[str, float]] = []
+    watching = asyncio.create_task(
+        watch_memory(footprints(status(instance("here"))) | {"gone": Footprint(2**22 - 1, 1, 1, 1)}, 0.001, timeline)
+    )
+    while len(timeline) < 3:
+        await asyncio.sleep(0.001)
+    watching.cancel()
+    assert all(row.keys() == {"s", "here"} and row["here"] > 1 for row in timeline)
 
 
 def test_a_cluster_that_does_not_run_is_one_line(tmp_path):
