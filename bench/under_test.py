@@ -143,6 +143,10 @@ class ShoalUnderTest:
     async def status_soon(self) -> Status:
         return await asyncio.to_thread(self.status)
 
+    async def revive_soon(self, instance: str) -> None:
+        """Start a quarantined instance again."""
+        await asyncio.to_thread(self._command, "revive", instance, timeout_s=STATUS_TIMEOUT_S)
+
     def _command(self, *words: str, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
         command = [self.program, *words]
         environment = self.child.environment
