@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -144,14 +145,19 @@ class ClusterClient(EngineCoreClient):
             arrived_s=now_s,
             deadline_s=now_s + (context.deadline_s or self.config.admission.default_deadline_s),
         )
-        parameters = self.encoder.encode(request.sampling_params)[0]
         return Ticket(
             route,
             bytes(payload),
-            fingerprint(request.prompt_token_ids, bytes(parameters), lora),
+            fingerprint(request.prompt_token_ids, self._parameters(request), lora),
             resume_key=context.resume_key,
             resume_context=context.resume_context,
         )
+
+    def _parameters(self, request: EngineCoreRequest) -> bytes:
+        """What the engine does with it. Whether its client streams is no part of that."""
+        params = copy(request.sampling_params)
+        params.output_kind = type(params.output_kind)(0)
+        return bytes(self.encoder.encode(params)[0])
 
     async def adopt(self, resume_key: str, tenant: str) -> tuple[EngineCoreRequest, bytes] | None:
         """See ClusterPort in grpc_api/ports.py."""

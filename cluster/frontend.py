@@ -150,12 +150,18 @@ class Frontend:
         return all(not task.done() for task in self.tasks) and not self.dispatcher.ticker.done()
 
     async def stop(self) -> None:
+        """Its clients are told first, while they can still be: what is resumable goes on through another frontend."""
         if self.http is not None:
             self.http.should_exit = True
+        await self.grpc.set_serving(False)
         await self.watch.close()
-        await self.grpc.stop(GRACE_S)
         await self.dispatcher.close()
+        await self.grpc.stop(GRACE_S)
         self.llm.shutdown()
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=GRACE_S)
+        await asyncio.to_thread(self.metrics_server.shutdown)
+        self.metrics_server.server_close()
 
 
 __all__ = ["Frontend", "FrontendPlan"]

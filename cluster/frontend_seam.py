@@ -1,7 +1,7 @@
 """Every name of vLLM's that the frontend uses, imported here and nowhere else in cluster/, with the two small acts that
 need private ones.
 
-tests/cluster/test_frontend_seam.py checks each name and signature against the installed package.
+tests/cluster/test_frontend_seam_vllm.py checks each name and signature against the installed package.
 """
 
 from __future__ import annotations
