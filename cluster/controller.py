@@ -30,6 +30,7 @@ log = logging.getLogger("shoal.controller")
 TICK_S = 0.1
 STALLED_S = 1.0  # a tick this late says that we were slow, not they
 REATTACH_S = 0.2
+LATER_NICENESS = 10  # when all start at once: the first one has the cores, so that the first token comes soon
 DEATH_CHECKS_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -158,8 +159,11 @@ class Controller:
         live = self.live[slot_id] = Live(process, incarnation)
         core = index % (os.cpu_count() or 1) if self.config.engine.pin_cores else None
         telling = asyncio.create_task(self._tell_progress(slot_id, live))
+        if index and not any(slot.state is m.InstanceState.READY for slot in self.slots.values()):
+            process.renice(LATER_NICENESS)
         try:
             live.served = await process.start(slot_id, incarnation, core)
+            process.renice(0)
         finally:
             telling.cancel()
         self.feed(slot_id, m.Started(incarnation, live.served.address, live.served.pid))

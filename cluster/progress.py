@@ -37,10 +37,12 @@ def judge(status: pb.StatusReply, config: ClusterConfig, *, frontends_error: str
 
 
 def progress_lines(status: pb.StatusReply, config: ClusterConfig) -> dict[str, str]:
-    """One line per instance and one for the frontends."""
+    """One line per instance, one for the frontends, and one as soon as a request would be answered."""
     lines = {one.id: f"{one.id}  {one.state:<12} {one.note}".rstrip() for one in status.instances}
     serving = sum(one.state != "starting" for one in status.frontends)
     lines["frontends"] = f"frontends  {serving} of {config.frontends} serving"
+    if serving and config.frontend == "own" and any(one.state == "ready" for one in status.instances):
+        lines["first"] = f"answering at http://{config.host}:{config.http_port}/v1; the rest is still coming up"
     return lines
 
 

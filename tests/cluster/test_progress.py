@@ -41,3 +41,9 @@ def test_each_instance_has_one_line():
     assert set(lines) == {"i0", "i1", "frontends"}
     assert lines["i0"].split() == ["i0", "starting", "loading", "the", "model"]
     assert lines["frontends"] == "frontends  0 of 1 serving"
+
+
+def test_the_first_moment_that_a_request_would_be_answered_is_told():
+    assert "first" not in progress_lines(status("ready", "starting"), CONFIG)
+    assert "first" not in progress_lines(status("starting", "starting", frontends=("ready",)), CONFIG)
+    assert "answering at http://" in progress_lines(status("ready", "starting", frontends=("ready",)), CONFIG)["first"]
