@@ -20,6 +20,7 @@ import grpc
 from shoal.instance.auth import token_metadata
 from shoal.instance.server import PROTOCOL
 from shoal.proto.errors import BadMessage, Unavailable, VersionMismatch
+from shoal.proto.seal import check_seal, is_damaged, seal
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 
@@ -76,8 +77,8 @@ class Link:
         self.call = rpc.InstanceStub(self.channel).Attach(self._frames(), metadata=token_metadata(self.token))
         try:
             first = await asyncio.wait_for(self.call.read(), timeout_s)
-            if not isinstance(first, pb.Down) or first.WhichOneof("frame") != "welcome":
-                raise Unavailable(f"instance at {self.address}: the stream did not begin with a Welcome")
+            if not isinstance(first, pb.Down) or is_damaged(first) or not first.welcome.sealed:
+                raise Unavailable(f"instance at {self.address}: the stream did not begin with a sealed Welcome")
         except BaseException as exc:
             await self._close_channel()
             if isinstance(exc, grpc.aio.AioRpcError) and exc.code() is grpc.StatusCode.FAILED_PRECONDITION:
@@ -100,9 +101,9 @@ class Link:
 
     async def _frames(self) -> AsyncIterator[pb.Up]:
         """The one writer: overlapping writes would end the stream."""
-        yield pb.Up(hello=self.hello)
+        yield seal(pb.Up(hello=self.hello))
         while (frame := await self.outbox.get()) is not None:
-            yield frame
+            yield seal(frame)
 
     def submit(self, submit: pb.Submit) -> None:
         self.unacknowledged.append(submit.request_id)
@@ -124,7 +125,8 @@ class Link:
         try:
             while (frame := await call.read()) is not grpc.aio.EOF:
                 if frame is None:  # gRPC's word for bytes that are no Down
-                    raise BadMessage(f"{self.instance_id}: a frame that cannot be parsed")
+                    raise BadMessage("a frame that cannot be parsed")
+                check_seal(frame)
                 self.heard_s = time.monotonic()
                 self.on_frame(self, frame)
         except grpc.aio.AioRpcError as exc:
@@ -171,12 +173,13 @@ class Link:
 
 
 def _why(error: grpc.aio.AioRpcError) -> LinkEnd:
-    """A broken connection is the only sign of a crash; an unanswered ping is silence, and any status but UNAVAILABLE is
-    somebody's word.
+    """A broken connection is the only sign of a crash. An unanswered ping is silence; any other status is somebody's
+    word, and so is a server's that stops.
     """
-    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+    words = error.details() or ""
+    if error.code() is not grpc.StatusCode.UNAVAILABLE or words.endswith("is stopping"):
         return LinkEnd.CLOSED
-    return LinkEnd.SILENT if "ping timeout" in (error.details() or "") else LinkEnd.CRASHED
+    return LinkEnd.SILENT if "ping timeout" in words else LinkEnd.CRASHED
 
 
 def hello_of(watcher_id: str, vllm_version: str) -> pb.Hello:

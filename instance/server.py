@@ -33,6 +33,7 @@ from shoal.instance.stepper import Stepper, StepRecord
 from shoal.instance.watcher import MAX_FRAMES, Said, Watcher
 from shoal.proto.errors import BadMessage
 from shoal.proto.failpoints import hit
+from shoal.proto.seal import checked, is_damaged, seal
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 
@@ -138,21 +139,24 @@ class InstanceServer(rpc.InstanceServicer):
     async def Attach(self, request_iterator: AsyncIterator[pb.Up], context: Any) -> AsyncIterator[pb.Down]:
         if not has_token(context.invocation_metadata(), self.token):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "cluster token missing or wrong")
-        watcher = await self._welcome(request_iterator, context)
-        reader = self.loop.create_task(self._read(watcher, request_iterator))
+        watcher, frames = await self._welcome(request_iterator, context)
+        reader = self.loop.create_task(self._read(watcher, frames))
         try:
             while (frame := await watcher.next()) is not None:
-                yield frame
+                yield seal(frame)
             code, words = watcher.ended or ("INTERNAL", "ended without a reason")
             await context.abort(grpc.StatusCode[code], words)
         finally:
             reader.cancel()
             self._leave(watcher)
 
-    async def _welcome(self, frames: AsyncIterator[pb.Up], context: Any) -> Watcher:
+    async def _welcome(self, frames: AsyncIterator[pb.Up], context: Any) -> tuple[Watcher, AsyncIterator[pb.Up]]:
+        """Who came, and what it will say."""
         first = await anext(aiter(frames), None)
         if first is None or first.WhichOneof("frame") != "hello":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Hello")
+        if first.seal and is_damaged(first):
+            await context.abort(grpc.StatusCode.DATA_LOSS, "Hello was damaged on the way")
         hello = first.hello
         why = objection(hello, self.engine.info)
         if why is not None:
@@ -163,11 +167,13 @@ class InstanceServer(rpc.InstanceServicer):
         self._abort_engine(self.holdings.returned(hello.watcher_id))
         self.attached += 1
         watcher = Watcher(self.attached, hello.watcher_id, bool(hello.vllm_version), self._leave)
-        watcher.push(self.welcome())
+        welcome = self.welcome()
+        welcome.welcome.sealed = first.seal != 0
+        watcher.push(welcome)
         if watcher.wants_blocks:
             self.blocks.watch(watcher.number)
         self.watchers[watcher.number] = watcher
-        return watcher
+        return watcher, checked(frames) if first.seal else frames
 
     def welcome(self) -> pb.Down:
         return welcome_frame(

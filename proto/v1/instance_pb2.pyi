@@ -8,34 +8,38 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Up(_message.Message):
-    __slots__ = ("hello", "submit", "abort", "adopt", "call", "claim")
+    __slots__ = ("hello", "submit", "abort", "adopt", "call", "claim", "seal")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     submit: Submit
     abort: Abort
     adopt: Adopt
     call: Call
     claim: Claim
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ...) -> None: ...
+    seal: int
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class Down(_message.Message):
-    __slots__ = ("welcome", "report", "adopted", "reply", "refused")
+    __slots__ = ("welcome", "report", "adopted", "reply", "refused", "seal")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     ADOPTED_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     report: StepReport
     adopted: Adopted
     reply: Reply
     refused: Refused
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+    seal: int
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "watcher_id", "vllm_version")
@@ -48,7 +52,7 @@ class Hello(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., watcher_id: _Optional[str] = ..., vllm_version: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "instance_id", "role", "model", "vllm_version", "block_size", "total_blocks", "max_model_len", "max_num_batched_tokens", "max_num_seqs", "hash_seed", "pid", "loras", "load")
+    __slots__ = ("protocol", "instance_id", "role", "model", "vllm_version", "block_size", "total_blocks", "max_model_len", "max_num_batched_tokens", "max_num_seqs", "hash_seed", "pid", "loras", "load", "sealed")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +67,7 @@ class Welcome(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     LORAS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     instance_id: str
     role: str
@@ -77,7 +82,8 @@ class Welcome(_message.Message):
     pid: int
     loras: _containers.RepeatedScalarFieldContainer[str]
     load: Load
-    def __init__(self, protocol: _Optional[int] = ..., instance_id: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., vllm_version: _Optional[str] = ..., block_size: _Optional[int] = ..., total_blocks: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_batched_tokens: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., hash_seed: _Optional[str] = ..., pid: _Optional[int] = ..., loras: _Optional[_Iterable[str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+    sealed: bool
+    def __init__(self, protocol: _Optional[int] = ..., instance_id: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., vllm_version: _Optional[str] = ..., block_size: _Optional[int] = ..., total_blocks: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_batched_tokens: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., hash_seed: _Optional[str] = ..., pid: _Optional[int] = ..., loras: _Optional[_Iterable[str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., sealed: _Optional[bool] = ...) -> None: ...
 
 class Submit(_message.Message):
     __slots__ = ("request_id", "epoch", "request", "delivered", "tenant", "resume_key", "resume_context")

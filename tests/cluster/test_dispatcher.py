@@ -16,6 +16,7 @@ from shoal.proto import codec, failpoints
 from shoal.proto.codec import FINISH_LENGTH, WireOutput, WireOutputs
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import DeadlinePassed, InvalidArgument, Overloaded, Quarantined, Unavailable
+from shoal.proto.seal import seal
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.view import Standing
 from tests.tools.fault_proxy import Faults
@@ -217,6 +218,28 @@ async def test_bytes_that_are_cut_short_or_doubled_on_the_way_change_no_token(se
         await assert_clean(cluster, frontend)
 
 
+@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_flipped_bits_change_no_token(seed, way):
+    """F16. Prompts and limits on the way up, tokens on the way down: a damaged frame ends its link instead."""
+    rng = Random(seed)
+    async with MiniCluster(2, seed=seed) as cluster:
+        frontend = await cluster.frontend(seed=seed)
+        runs = [asyncio.create_task(frontend.run(f"r{n}", p, 60)) for n, p in enumerate(prompts(rng, 8))]
+        await asyncio.sleep(0.0 if way == "up" else rng.uniform(0.0, 0.1))
+        line = getattr(cluster.instances["i0"].proxy, way)
+        line.faults = Faults(flip_one_in_bytes=rng.choice([100, 300, 1000]))
+        await eventually(lambda: line.counts.flipped_bytes > 0 or all(run.done() for run in runs))
+        await asyncio.sleep(0.1)
+        line.faults = Faults()
+        replies = await asyncio.gather(*runs)
+        for seen in replies:
+            assert seen.tokens == seen.expected()
+            assert len(seen.tokens) == 60 or isinstance(seen.error, Quarantined)
+        await eventually(lambda: len(frontend.dispatcher.links) == 2)
+        await assert_clean(cluster, frontend)
+
+
 # -- frames that make no sense (F16, F19)
 
 
@@ -224,7 +247,7 @@ def report_of(outputs=None, **report):
     frame = pb.Down(report=pb.StepReport(**report, load=pb.Load(free_blocks=1, total_blocks=1)))
     if outputs is not None:
         frame.report.outputs = outputs if isinstance(outputs, bytes) else codec.encode(WireOutputs(outputs=outputs))
-    return frame
+    return seal(frame)
 
 
 NONSENSE = {

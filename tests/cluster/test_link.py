@@ -9,12 +9,13 @@ import pytest
 from shoal.cluster import link as link_module
 from shoal.cluster.link import Link, LinkEnd, hello_of
 from shoal.proto.errors import Unavailable, VersionMismatch
+from shoal.proto.seal import seal
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 from tests.tools.fault_proxy import FaultProxy, Faults
 from tests.tools.mini_cluster import TOKEN, MiniCluster, eventually
 
-WELCOME = pb.Down(welcome=pb.Welcome(instance_id="x"))
+WELCOME = pb.Down(welcome=pb.Welcome(instance_id="x", sealed=True))
 
 
 class Scripted(rpc.InstanceServicer):
@@ -36,7 +37,7 @@ class Scripted(rpc.InstanceServicer):
                 elif isinstance(frame, grpc.StatusCode):
                     await context.abort(frame, "words")
                 else:
-                    yield frame
+                    yield seal(frame) if frame.seal == 0 else frame
         finally:
             listening.cancel()
 
@@ -101,8 +102,12 @@ async def test_acknowledgements_are_counted_in_order_and_never_twice(serve):
     assert taken == [[], ["a", "b"], [], [], ["c"], []]
 
 
-@pytest.mark.parametrize("first", [report(1), grpc.StatusCode.UNAUTHENTICATED, None])
-async def test_a_stream_without_welcome_is_no_link(serve, first):
+DAMAGED = pb.Down(welcome=WELCOME.welcome, seal=1)
+CARELESS = pb.Down(welcome=pb.Welcome(instance_id="x"))
+
+
+@pytest.mark.parametrize("first", [report(1), grpc.StatusCode.UNAUTHENTICATED, None, DAMAGED, CARELESS])
+async def test_a_stream_without_a_sealed_welcome_is_no_link(serve, first):
     one = Ends(await serve(Scripted(*filter(None, [first]))))
     with pytest.raises(Unavailable):
         await one.link.open()
@@ -128,7 +133,6 @@ async def test_another_version_is_said_to_be_one():
     [
         ((), LinkEnd.CLOSED),
         ((grpc.StatusCode.RESOURCE_EXHAUSTED,), LinkEnd.CLOSED),
-        ((grpc.StatusCode.UNAVAILABLE,), LinkEnd.CRASHED),
     ],
 )
 async def test_an_end_in_words_is_no_crash(serve, last, why):
@@ -137,6 +141,15 @@ async def test_an_end_in_words_is_no_crash(serve, last, why):
     one.link.start()
     assert await one.until_end() is why
     assert len(one.frames) == 1
+
+
+async def test_an_instance_that_is_stopped_did_not_crash():
+    async with MiniCluster(1) as cluster:
+        one = Ends(cluster.instances["i0"].proxy.port)
+        await one.link.open()
+        one.link.start()
+        await cluster.instances["i0"].server.stop()
+        assert await one.until_end() is LinkEnd.CLOSED
 
 
 async def test_a_reset_connection_is_a_crash(serve):

@@ -26,8 +26,9 @@ from shoal.instance.engine_factory import FAKE_VERSION_FOR_FRONTENDS
 from shoal.instance.fake_engine import FakeEngine
 from shoal.instance.fake_tokens import reply
 from shoal.instance.seam import EngineLoad
-from shoal.instance.server import InstanceServer, Watcher
+from shoal.instance.server import InstanceServer
 from shoal.instance.stepper import EngineDied
+from shoal.instance.watcher import Watcher
 from shoal.proto import codec
 from shoal.proto.codec import WireOutputs, WireRequest
 from shoal.proto.config import AdmissionConfig, EngineConfig, FakeEngineConfig
@@ -110,7 +111,7 @@ class MiniInstance:
         raise SystemExit("poison")  # ends the step thread, as it would end the process
 
     def _engine_died(self, reason: str) -> None:
-        if self.alive:
+        if self.alive and reason != "stopped":
             self.ending = self.loop.create_task(self.kill())
 
     async def kill(self) -> None:
