@@ -17,8 +17,10 @@ import contextlib
 import cProfile
 import json
 import os
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from shoal.bench import stats
@@ -120,11 +122,25 @@ class Answers:
         return {"error": f"unknown word {word!r:.40}"}
 
 
+@contextlib.contextmanager
+def held_ports(config: ClusterConfig) -> Iterator[ClusterConfig]:
+    """Real ports in place of 0, held so that no process that starts meanwhile is given them; the frontend may share."""
+    with contextlib.ExitStack() as stack:
+        ports = {}
+        for name in ("http_port", "grpc_port"):
+            holder = stack.enter_context(socket.socket())
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            holder.bind((config.host, getattr(config, name)))
+            ports[name] = holder.getsockname()[1]
+        yield config.model_copy(update=ports)
+
+
 async def start(config: ClusterConfig, token: str, controller: str) -> Frontend:
     from shoal.cluster.frontend import Frontend, FrontendPlan  # noqa: PLC0415 - imports vLLM, which reads its environment
 
-    frontend = Frontend(FrontendPlan(config, "f0", token, token, lambda: controller))
-    await frontend.start()
+    with held_ports(config) as ported:
+        frontend = Frontend(FrontendPlan(ported, "f0", token, token, lambda: controller))
+        await frontend.start()
     return frontend
 
 
@@ -159,4 +175,4 @@ if __name__ == "__main__":
     main(sys.argv[1:])
 
 
-__all__ = ["Answers", "ViewSampler"]
+__all__ = ["Answers", "ViewSampler", "held_ports"]

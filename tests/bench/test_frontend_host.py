@@ -1,9 +1,11 @@
 import pstats
+import socket
 from types import SimpleNamespace
 
 import pytest
 
-from shoal.bench.frontend_host import Answers, ViewSampler
+from shoal.bench.frontend_host import Answers, ViewSampler, held_ports
+from shoal.proto.config import parse_config
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.contract import InstanceInfo, InstanceLoad, Role
 from shoal.router.view import ClusterView
@@ -74,3 +76,13 @@ def test_words_and_their_answers(dispatcher, tmp_path):
     assert said["view_age_ms_p99"] == pytest.approx(500)
     assert pstats.Stats(str(profile)).total_calls > 0
     assert "error" in answers.answer("sing")
+
+
+def test_held_ports_are_nobody_elses_but_may_be_shared():
+    with held_ports(parse_config({"model": "/m", "http_port": 0, "grpc_port": 0})) as config:
+        assert 0 < config.http_port != config.grpc_port > 0
+        with socket.socket() as stranger, pytest.raises(OSError):
+            stranger.bind((config.host, config.http_port))
+        with socket.socket() as frontend:
+            frontend.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            frontend.bind((config.host, config.http_port))
