@@ -139,7 +139,7 @@ class Holdings:
         """Who waits under this name for an adopter. The latest life of the request counts, be it taken or not."""
         lives = (h for h in self.by_engine_id.values() if (h.resume_key, h.tenant) == (resume_key, tenant))
         latest = max(lives, key=lambda h: h.epoch, default=None)
-        return latest if latest is not None and latest.watcher is None and latest.resumable else None
+        return latest if latest is not None and latest.watcher is None else None
 
     def claim(
         self, resume_key: str, tenant: str, *, watcher: int, frontend: str, request_id: str, epoch: int

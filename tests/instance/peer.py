@@ -98,6 +98,7 @@ class Instance:
 
     async def __aexit__(self, *_: object) -> None:
         self.server.holdings.check()
+        assert set(self.server.blocks.pending) <= set(self.server.watchers)
         self.pace.run()
         await self.server.stop()
         await self.grpc_server.stop(0)

@@ -307,6 +307,19 @@ async def test_the_same_watcher_again_replaces_its_stream_and_ends_its_requests(
             assert len(instance.server.watchers) == 2
 
 
+async def test_what_a_stream_says_after_its_end_is_not_taken_up(instance: Instance) -> None:
+    async with attached(instance, "f1") as [peer]:
+        [watcher] = instance.server.watchers.values()
+    await instance.until(lambda: not instance.server.watchers)
+
+    async def late() -> AsyncIterator[pb.Up]:
+        yield submit("late", key="key")
+
+    await instance.server._read(watcher, late())
+    assert not instance.server.holdings.by_engine_id
+    assert not peer.outputs()
+
+
 async def test_a_frontend_that_lost_its_stream_and_returns_ends_what_it_left_running(instance: Instance) -> None:
     async with attached(instance, "f1") as [peer]:
         peer.send(submit("left", key="key", max_tokens=LONG))
