@@ -20,12 +20,13 @@ import grpc
 from shoal.instance.auth import token_metadata
 from shoal.instance.server import PROTOCOL
 from shoal.proto.errors import BadMessage, Unavailable, VersionMismatch
-from shoal.proto.seal import check_seal, is_damaged, seal
+from shoal.proto.seal import Sealer, SealReader
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 
 log = logging.getLogger(__name__)
 SILENCE_S = 1.5
+UNHEARD_S = 3.0
 MAX_MESSAGE_BYTES = 256 << 20
 CHANNEL_OPTIONS = (
     ("grpc.http2.ping_timeout_ms", 1000),  # keepalive_timeout_ms alone notices a frozen peer after a minute
@@ -64,6 +65,8 @@ class Link:
         self.outbox: asyncio.Queue[pb.Up | None] = asyncio.Queue()
         self.unacknowledged: deque[str] = deque()
         self.acknowledged = 0
+        self.sealer, self.seals = Sealer(), SealReader()
+        self.unheard: deque[tuple[int, float]] = deque()  # up-frames: number, sent at
         self.heard_s = 0.0
         self.heard_step = 0
         self.channel: Any = None
@@ -77,13 +80,14 @@ class Link:
         self.call = rpc.InstanceStub(self.channel).Attach(self._frames(), metadata=token_metadata(self.token))
         try:
             first = await asyncio.wait_for(self.call.read(), timeout_s)
-            if not isinstance(first, pb.Down) or is_damaged(first) or not first.welcome.sealed:
+            if not isinstance(first, pb.Down) or not first.welcome.sealed:
                 raise Unavailable(f"instance at {self.address}: the stream did not begin with a sealed Welcome")
+            self.seals.check(first)
         except BaseException as exc:
             await self._close_channel()
             if isinstance(exc, grpc.aio.AioRpcError) and exc.code() is grpc.StatusCode.FAILED_PRECONDITION:
                 raise VersionMismatch(exc.details() or "") from None
-            if isinstance(exc, (grpc.aio.AioRpcError, TimeoutError)):
+            if isinstance(exc, (grpc.aio.AioRpcError, TimeoutError, BadMessage)):
                 raise Unavailable(f"instance at {self.address}: {exc!r:.200}") from None
             raise
         self.instance_id, self.heard_s = first.welcome.instance_id, time.monotonic()
@@ -101,9 +105,12 @@ class Link:
 
     async def _frames(self) -> AsyncIterator[pb.Up]:
         """The one writer: overlapping writes would end the stream."""
-        yield seal(pb.Up(hello=self.hello))
-        while (frame := await self.outbox.get()) is not None:
-            yield seal(frame)
+        frame: pb.Up | None = pb.Up(hello=self.hello)
+        while frame is not None:
+            self.sealer.seal(frame)
+            self.unheard.append((frame.number, time.monotonic()))
+            yield frame
+            frame = await self.outbox.get()
 
     def submit(self, submit: pb.Submit) -> None:
         self.unacknowledged.append(submit.request_id)
@@ -126,14 +133,23 @@ class Link:
             while (frame := await call.read()) is not grpc.aio.EOF:
                 if frame is None:  # gRPC's word for bytes that are no Down
                     raise BadMessage("a frame that cannot be parsed")
-                check_seal(frame)
+                self.seals.check(frame)
                 self.heard_s = time.monotonic()
+                if frame.WhichOneof("frame") == "report":
+                    self._check_heard(frame.report.heard)
                 self.on_frame(self, frame)
         except grpc.aio.AioRpcError as exc:
             why = _why(exc)
         except Exception:  # whatever a frame holds: its requests must move on, not hang on a dead reader
             log.exception("%s sent what cannot be taken in", self.instance_id)
         self._end(why)
+
+    def _check_heard(self, heard: int) -> None:
+        """A frame that got lost on the way up shows in nothing else: its request would wait for ever."""
+        while self.unheard and self.unheard[0][0] <= heard:
+            self.unheard.popleft()
+        if self.unheard and self.heard_s - self.unheard[0][1] > UNHEARD_S:
+            raise BadMessage(f"frame {self.unheard[0][0]} was not taken in within {UNHEARD_S:g} s")
 
     async def _watch(self) -> None:
         checked_s = time.monotonic()

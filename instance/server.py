@@ -33,7 +33,7 @@ from shoal.instance.stepper import Stepper, StepRecord
 from shoal.instance.watcher import MAX_FRAMES, Said, Watcher
 from shoal.proto.errors import BadMessage
 from shoal.proto.failpoints import hit
-from shoal.proto.seal import checked, is_damaged, seal
+from shoal.proto.seal import Sealer, SealReader
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 
@@ -109,6 +109,7 @@ class InstanceServer(rpc.InstanceServicer):
             load=self.load,
             block_sequence=self.blocks.sequence,
             accepted=self.accepted_in_load.get(watcher.number, 0),
+            heard=watcher.heard,
         )
         report.load.stepping = self.stepper.stepping
         if said is not None:
@@ -139,24 +140,30 @@ class InstanceServer(rpc.InstanceServicer):
     async def Attach(self, request_iterator: AsyncIterator[pb.Up], context: Any) -> AsyncIterator[pb.Down]:
         if not has_token(context.invocation_metadata(), self.token):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "cluster token missing or wrong")
-        watcher, frames = await self._welcome(request_iterator, context)
-        reader = self.loop.create_task(self._read(watcher, frames))
+        watcher, seals = await self._welcome(request_iterator, context)
+        reader = self.loop.create_task(self._read(watcher, request_iterator, seals))
+        sealer = Sealer()
         try:
             while (frame := await watcher.next()) is not None:
-                yield seal(frame)
+                sealer.seal(frame)
+                yield frame
             code, words = watcher.ended or ("INTERNAL", "ended without a reason")
             await context.abort(grpc.StatusCode[code], words)
         finally:
             reader.cancel()
             self._leave(watcher)
 
-    async def _welcome(self, frames: AsyncIterator[pb.Up], context: Any) -> tuple[Watcher, AsyncIterator[pb.Up]]:
-        """Who came, and what it will say."""
+    async def _welcome(self, frames: AsyncIterator[pb.Up], context: Any) -> tuple[Watcher, SealReader | None]:
+        """Who came, and the judge of its further frames if the first one was sealed."""
         first = await anext(aiter(frames), None)
         if first is None or first.WhichOneof("frame") != "hello":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Hello")
-        if first.seal and is_damaged(first):
-            await context.abort(grpc.StatusCode.DATA_LOSS, "Hello was damaged on the way")
+        seals = SealReader() if first.seal else None
+        try:
+            if seals is not None:
+                seals.check(first)
+        except BadMessage as exc:
+            await context.abort(grpc.StatusCode.DATA_LOSS, str(exc))
         hello = first.hello
         why = objection(hello, self.engine.info)
         if why is not None:
@@ -168,12 +175,12 @@ class InstanceServer(rpc.InstanceServicer):
         self.attached += 1
         watcher = Watcher(self.attached, hello.watcher_id, bool(hello.vllm_version), self._leave)
         welcome = self.welcome()
-        welcome.welcome.sealed = first.seal != 0
+        welcome.welcome.sealed = seals is not None
         watcher.push(welcome)
         if watcher.wants_blocks:
             self.blocks.watch(watcher.number)
         self.watchers[watcher.number] = watcher
-        return watcher, checked(frames) if first.seal else frames
+        return watcher, seals
 
     def welcome(self) -> pb.Down:
         return welcome_frame(
@@ -194,12 +201,15 @@ class InstanceServer(rpc.InstanceServicer):
         self.stepper.ask(lambda: self.accepted.pop(watcher.number, None))
         self._abort_engine(self.holdings.end_watcher(watcher.number, time.monotonic()))
 
-    async def _read(self, watcher: Watcher, frames: AsyncIterator[pb.Up]) -> None:
+    async def _read(self, watcher: Watcher, frames: AsyncIterator[pb.Up], seals: SealReader | None = None) -> None:
         """Frames in, until the peer sends no more. A stream that cannot be read to the end has no use."""
         try:
             async for frame in frames:
                 if watcher.number not in self.watchers:
                     return
+                if seals is not None:
+                    seals.check(frame)
+                    watcher.heard = seals.count
                 self._take(watcher, frame)
         except Exception as exc:
             watcher.end("INTERNAL", f"{type(exc).__name__}: {exc}"[:200])

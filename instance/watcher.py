@@ -32,6 +32,7 @@ class Watcher:
     sent_s: float = 0.0
     sent_load: pb.Load | None = None
     ended: tuple[str, str] | None = None
+    heard: int = 1  # up-frames, Hello included
 
     def push(self, frame: pb.Down) -> None:
         if self.ended is not None:

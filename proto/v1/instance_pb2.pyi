@@ -8,13 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Up(_message.Message):
-    __slots__ = ("hello", "submit", "abort", "adopt", "call", "claim", "seal")
+    __slots__ = ("hello", "submit", "abort", "adopt", "call", "claim", "number", "seal")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     submit: Submit
@@ -22,24 +23,27 @@ class Up(_message.Message):
     adopt: Adopt
     call: Call
     claim: Claim
+    number: int
     seal: int
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., seal: _Optional[int] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class Down(_message.Message):
-    __slots__ = ("welcome", "report", "adopted", "reply", "refused", "seal")
+    __slots__ = ("welcome", "report", "adopted", "reply", "refused", "number", "seal")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     ADOPTED_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     report: StepReport
     adopted: Adopted
     reply: Reply
     refused: Refused
+    number: int
     seal: int
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., seal: _Optional[int] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "watcher_id", "vllm_version")
@@ -176,7 +180,7 @@ class Refused(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ..., client_fault: _Optional[bool] = ...) -> None: ...
 
 class StepReport(_message.Message):
-    __slots__ = ("step", "step_start_s", "sent_s", "outputs", "epochs", "indexes", "load", "blocks", "block_sequence", "accepted")
+    __slots__ = ("step", "step_start_s", "sent_s", "outputs", "epochs", "indexes", "load", "blocks", "block_sequence", "heard", "accepted")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STEP_START_S_FIELD_NUMBER: _ClassVar[int]
     SENT_S_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +190,7 @@ class StepReport(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     step: int
     step_start_s: float
@@ -196,8 +201,9 @@ class StepReport(_message.Message):
     load: Load
     blocks: _containers.RepeatedCompositeFieldContainer[BlockChange]
     block_sequence: int
+    heard: int
     accepted: int
-    def __init__(self, step: _Optional[int] = ..., step_start_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., outputs: _Optional[bytes] = ..., epochs: _Optional[_Iterable[int]] = ..., indexes: _Optional[_Iterable[int]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks: _Optional[_Iterable[_Union[BlockChange, _Mapping]]] = ..., block_sequence: _Optional[int] = ..., accepted: _Optional[int] = ...) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., step_start_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., outputs: _Optional[bytes] = ..., epochs: _Optional[_Iterable[int]] = ..., indexes: _Optional[_Iterable[int]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks: _Optional[_Iterable[_Union[BlockChange, _Mapping]]] = ..., block_sequence: _Optional[int] = ..., heard: _Optional[int] = ..., accepted: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("running", "waiting", "queued_prefill_tokens", "uncached_prefill_tokens", "context_tokens", "free_blocks", "total_blocks", "step_ms", "stepping", "draining")

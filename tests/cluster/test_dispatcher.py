@@ -16,7 +16,7 @@ from shoal.proto import codec, failpoints
 from shoal.proto.codec import FINISH_LENGTH, WireOutput, WireOutputs
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import DeadlinePassed, InvalidArgument, Overloaded, Quarantined, Unavailable
-from shoal.proto.seal import seal
+from shoal.proto.seal import Sealer
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.view import Standing
 from tests.tools.fault_proxy import Faults
@@ -247,7 +247,7 @@ def report_of(outputs=None, **report):
     frame = pb.Down(report=pb.StepReport(**report, load=pb.Load(free_blocks=1, total_blocks=1)))
     if outputs is not None:
         frame.report.outputs = outputs if isinstance(outputs, bytes) else codec.encode(WireOutputs(outputs=outputs))
-    return seal(frame)
+    return frame
 
 
 NONSENSE = {
@@ -282,11 +282,17 @@ async def test_a_frame_that_makes_no_sense_ends_its_link_and_the_request_moves(k
 
 
 def inject(link, make_frame):
-    """The next frame that this link's reader gets is this one."""
+    """The next frame that this link's reader gets is this one, sealed by an instance that knows no better."""
     read, given = link.call.read, [make_frame]
 
     async def injected():
-        return given.pop()() if given else await read()
+        if not given:
+            return await read()
+        frame, sealer = given.pop()(), Sealer()
+        if frame is not None:
+            sealer.count = link.seals.count
+            sealer.seal(frame)
+        return frame
 
     link.call.read = injected
 

@@ -9,7 +9,7 @@ import pytest
 from shoal.cluster import link as link_module
 from shoal.cluster.link import Link, LinkEnd, hello_of
 from shoal.proto.errors import Unavailable, VersionMismatch
-from shoal.proto.seal import seal
+from shoal.proto.seal import Sealer
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 from tests.tools.fault_proxy import FaultProxy, Faults
@@ -29,7 +29,7 @@ class Scripted(rpc.InstanceServicer):
             async for frame in request_iterator:
                 self.heard.append(frame)
 
-        listening = asyncio.create_task(listen())
+        listening, sealer = asyncio.create_task(listen()), Sealer()
         try:
             for frame in self.frames:
                 if isinstance(frame, float):
@@ -37,7 +37,10 @@ class Scripted(rpc.InstanceServicer):
                 elif isinstance(frame, grpc.StatusCode):
                     await context.abort(frame, "words")
                 else:
-                    yield seal(frame) if frame.seal == 0 else frame
+                    if frame.seal == 0:
+                        sealer.seal(frame)
+                    yield frame
+                    frame.seal = 0  # for the next stream
         finally:
             listening.cancel()
 
@@ -102,7 +105,7 @@ async def test_acknowledgements_are_counted_in_order_and_never_twice(serve):
     assert taken == [[], ["a", "b"], [], [], ["c"], []]
 
 
-DAMAGED = pb.Down(welcome=WELCOME.welcome, seal=1)
+DAMAGED = pb.Down(welcome=pb.Welcome(instance_id="x", sealed=True), number=1, seal=1)
 CARELESS = pb.Down(welcome=pb.Welcome(instance_id="x"))
 
 
@@ -206,6 +209,37 @@ async def test_a_frame_that_cannot_be_taken_in_ends_the_link_at_once(serve, bad,
     one.link.start()
     assert await one.until_end() is LinkEnd.CLOSED
     assert "cannot be taken in" in caplog.text
+
+
+async def test_an_instance_that_does_not_take_in_what_it_is_sent_is_given_up(serve, monkeypatch, caplog):
+    monkeypatch.setattr(link_module, "UNHEARD_S", 0.1)
+    heard = [pb.Down(report=pb.StepReport(step=n, heard=min(n, 2))) for n in range(1, 20)]
+    one = Ends(await serve(Scripted(WELCOME, *(part for frame in heard for part in (frame, 0.05)), 30.0)))
+    await one.link.open()
+    one.link.submit(pb.Submit(request_id="taken in"))
+    one.link.start()
+    await eventually(lambda: len(one.frames) > 4)
+    assert one.ends == []
+    one.link.submit(pb.Submit(request_id="lost"))
+    assert await one.until_end() is LinkEnd.CLOSED
+    assert "frame 3 was not taken in" in caplog.text
+
+
+async def test_a_lost_frame_ends_the_link_at_the_next_one(serve, caplog):
+    lost = report(2)
+    one = Ends(await serve(Scripted(WELCOME, report(1), lost, report(3), 30.0)))
+    await one.link.open()
+    read = one.link.call.read
+
+    async def lossy():
+        frame = await read()
+        return await read() if frame.report.step == 2 else frame
+
+    one.link.call.read = lossy
+    one.link.start()
+    assert await one.until_end() is LinkEnd.CLOSED
+    assert [frame.report.step for frame in one.frames] == [1]
+    assert "frame 4 came, 3 is due" in caplog.text
 
 
 async def test_giving_up_on_opening_leaves_no_connection(serve):

@@ -59,13 +59,13 @@ class GatedServer(InstanceServer):
         self.doors = asyncio.Event()
         self.doors.set()
 
-    async def _read(self, watcher: Watcher, frames: Any) -> None:
+    async def _read(self, watcher: Watcher, frames: Any, seals: Any) -> None:
         async def gated() -> Any:
             async for frame in frames:
                 await self.doors.wait()
                 yield frame
 
-        await super()._read(watcher, gated())
+        await super()._read(watcher, gated(), seals)
 
     async def Attach(self, request_iterator: Any, context: Any) -> Any:
         async with contextlib.aclosing(super().Attach(request_iterator, context)) as frames:
