@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -68,6 +69,7 @@ class Frontend:
         args = parse_flags(vllm_flags(config, model_path=resolve_model(config), on_cpu=False))
         self.llm = llm_over(self.client, args)
         self._attach_client()
+        logging.getLogger("shoal").setLevel(logging.WARNING)  # a library of vLLM's application sets the root to ERROR
         self.app = HttpEdge(await app_over(self.llm, args), tenants.authenticate, config.limits)
         self.grpc = await self._serve_grpc(tenants, self.app)
         url, self.metrics_server = serve_metrics(

@@ -5,6 +5,7 @@ see, what two frontends count together, and what is left of a stream when its fr
 import asyncio
 import io
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -103,10 +104,13 @@ class Whole:
         return {name for life in self.cluster.lives for name in life.server.blocks.cached}
 
     async def revive(self):
-        for name, life in list(self.cluster.instances.items()):
-            if not life.alive:
-                await self.cluster.revive(name)
-        await eventually(lambda: len(self.frontend.dispatcher.links) == 2)
+        """Until both serve; one may die meanwhile."""
+        async with asyncio.timeout(30):
+            while len(self.frontend.dispatcher.links) < 2:
+                for name, life in list(self.cluster.instances.items()):
+                    if not life.alive:
+                        await self.cluster.revive(name)
+                await asyncio.sleep(0.02)
 
     async def second_metrics(self):
         """Address of its metrics, once it serves; every answer but the first is from memory."""
@@ -160,6 +164,10 @@ async def whole(second_process):
             await eventually(lambda: len(frontend.dispatcher.links) == 2)
             yield Whole(cluster, frontend, one, process, two)
             await frontend.stop()
+
+
+async def test_our_warnings_are_heard_whatever_vllms_libraries_think_of_them(whole):
+    assert logging.getLogger("shoal.cluster.dispatcher").isEnabledFor(logging.WARNING)
 
 
 # -- through the official clients

@@ -14,6 +14,12 @@ from shoal.router.view import Standing
 from tests.tools.mini_cluster import MiniCluster, MiniFrontend, eventually
 
 
+@pytest.fixture(autouse=True)
+def our_words(caplog):
+    """Whatever level an imported library gave the root logger."""
+    caplog.set_level(logging.WARNING, "shoal")
+
+
 def standing(frontend, name):
     return next(c.standing for c in frontend.dispatcher.view.candidates(0.0) if c.info.id == name)
 
@@ -131,7 +137,7 @@ async def test_the_controller_hears_who_watches():
 
 
 async def test_closing_leaves_no_task(caplog):
-    caplog.set_level(logging.ERROR)
+    caplog.set_level(logging.ERROR, "shoal")
     async with MiniCluster(1) as cluster:
         cluster.instances["i0"].freeze()
         frontend = cluster_frontend(cluster)
