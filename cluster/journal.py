@@ -38,6 +38,7 @@ class Outcome(Enum):
     LENGTH = "length"
     REPETITION = "repetition"
     ABORTED = "aborted"  # by its client
+    OVERLOADED = "overloaded"  # turned away at the door, the queue was full
     REFUSED = "refused"  # the request itself is impossible
     EXPIRED = "expired"  # its deadline passed before a place was found
     UNAVAILABLE = "unavailable"  # no instance for too long

@@ -15,7 +15,7 @@ from shoal.cluster.journal import Journal, Outcome, Ticket
 from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
 from shoal.proto.config import AdmissionConfig
-from shoal.proto.errors import ClientFault, InvalidArgument, Quarantined, ShoalError
+from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
 from shoal.router.contract import Placement
 from shoal.router.view import ClusterView
@@ -119,9 +119,14 @@ class Ledgers:
 
 
 def _refusal(error: ShoalError) -> Outcome:
-    if isinstance(error, Quarantined):
-        return Outcome.QUARANTINED
-    return Outcome.REFUSED if isinstance(error, ClientFault) else Outcome.UNAVAILABLE
+    match error:
+        case Quarantined():
+            return Outcome.QUARANTINED
+        case Overloaded():
+            return Outcome.OVERLOADED
+        case ClientFault():
+            return Outcome.REFUSED
+    return Outcome.UNAVAILABLE
 
 
 __all__ = ["Flight", "Ledgers"]

@@ -400,6 +400,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back():
         with pytest.raises(Overloaded) as caught:
             await frontend.submit("one more", [1])
         assert caught.value.retry_after_s
+        assert frontend.outcomes() == {Outcome.OVERLOADED: 1}
         frontend.dispatcher.set_standing("i0", Standing.READY)
         for run in runs:
             assert_whole(await run, 16)
