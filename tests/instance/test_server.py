@@ -111,10 +111,14 @@ async def test_every_token_comes_once_in_order_with_its_fence(instance: Instance
 
 
 async def test_each_watcher_hears_its_own_requests_only(instance: Instance) -> None:
+    instance.pace.hold()  # no request ends before both frontends have sent theirs
     async with attached(instance, "f1", "f2") as [one, two]:
         one.send(submit("a", [1], max_tokens=9))
+        await one.turn()
         two.send(submit("a", [2], max_tokens=9))
         two.send(submit("b", [3], epoch=2, max_tokens=9))
+        await two.turn()
+        instance.pace.run()
         await two.until(lambda: two.finished("b"))
         await one.until(lambda: one.finished("a"))
     assert one.tokens("a") == said(9, (1,))
