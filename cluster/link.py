@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from shoal.instance.auth import token_metadata
-from shoal.instance.server import PROTOCOL
+from shoal.instance.frames import PROTOCOL
 from shoal.proto.errors import BadMessage, Unavailable, VersionMismatch
 from shoal.proto.seal import Sealer, SealReader
 from shoal.proto.v1 import instance_pb2 as pb

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from shoal.instance.auth import token_metadata
+from shoal.instance.frames import PROTOCOL
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 
-PROTOCOL = 1
 WATCHER_ID = "controller"
 # ping_timeout_ms is the option that acts on a silent peer; keepalive_timeout_ms alone does not.
 CHANNEL_OPTIONS = (
@@ -50,4 +50,4 @@ async def observe(
         return "stream closed by the instance"
 
 
-__all__ = ["CHANNEL_OPTIONS", "PROTOCOL", "observe"]
+__all__ = ["CHANNEL_OPTIONS", "observe"]
