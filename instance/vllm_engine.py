@@ -78,7 +78,6 @@ class VllmEngine:
         self.pool = self.scheduler.kv_cache_manager.block_pool
         self.decoder, self.encoder = MsgpackDecoder(EngineCoreRequest), MsgpackEncoder(INLINE_BYTES)
         self.uncached: dict[str, int] = {}  # of waiting requests: prompt tokens not in the prefix cache when they came
-        self.last_stats: Any = None
         self.info = EngineInfo(
             model=model_name,
             vllm_version=VLLM_VERSION,
@@ -181,8 +180,6 @@ class VllmEngine:
         result = StepResult(executed=executed)
         for group in (outputs or {}).values():
             result.outputs.extend(group.outputs)
-            if group.scheduler_stats is not None:
-                self.last_stats = group.scheduler_stats
         return result
 
     def load(self) -> EngineLoad:
