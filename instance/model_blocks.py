@@ -6,6 +6,7 @@ block nor fills one. That is what makes a step of many decodes cheap.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Sequence
 
 from shoal.instance.model_cache import BrokenLedger, Change, ModelCache
@@ -70,6 +71,32 @@ class BlockTables:
 
     def _settle(self, request: ModelRequest) -> None:
         request.quiet_tokens = min(request.room_tokens, (request.sealed + 1) * self.block_size - 1)
+
+    def steps_with_room(self, requests: Sequence[ModelRequest], steps: int) -> int:
+        """How many of `steps` steps that give every request one token find all blocks they need."""
+        if len(requests) * (steps // self.block_size + 1) <= self._cache.free:
+            return steps
+
+        def needed(count: int) -> int:
+            return sum([max(0, self.missing(request, request.tokens + count - 1)) for request in requests])
+
+        return bisect_right(range(1, steps + 1), self._cache.free, key=needed)
+
+    def decode(self, requests: Sequence[ModelRequest], steps: int) -> None:
+        """Take and name what `steps` such steps take and name, in the order in which they would: step by step, within a
+        step first all that is taken, and by the order of `requests`.
+        """
+        due = []
+        for order, request in enumerate(requests):
+            end = request.tokens + steps - 1
+            if end > request.quiet_tokens:
+                first = request.tokens
+                taken = range(request.room_tokens + 1, end + 1, self.block_size)
+                filled = range((request.sealed + 1) * self.block_size, end + 1, self.block_size)
+                due += [(tokens - first, False, order, tokens) for tokens in taken]
+                due += [(tokens - first, True, order, tokens) for tokens in filled]
+        for _, fills, order, tokens in sorted(due):
+            (self.seal if fills else self.grow)(requests[order], tokens)
 
     def close(self, request: ModelRequest) -> None:
         """It gives everything back; its sealed blocks stay cached until their room is needed."""
