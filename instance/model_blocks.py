@@ -86,17 +86,28 @@ class BlockTables:
         """Take and name what `steps` such steps take and name, in the order in which they would: step by step, within a
         step first all that is taken, and by the order of `requests`.
         """
-        due = []
-        for order, request in enumerate(requests):
-            end = request.tokens + steps - 1
-            if end > request.quiet_tokens:
-                first = request.tokens
-                taken = range(request.room_tokens + 1, end + 1, self.block_size)
-                filled = range((request.sealed + 1) * self.block_size, end + 1, self.block_size)
-                due += [(tokens - first, False, order, tokens) for tokens in taken]
-                due += [(tokens - first, True, order, tokens) for tokens in filled]
-        for _, fills, order, tokens in sorted(due):
-            (self.seal if fills else self.grow)(requests[order], tokens)
+        due = [r for r in requests if r.tokens + steps - 1 > r.quiet_tokens]
+        ends = [request.tokens + steps - 1 for request in due]
+        taken = sum([self.missing(request, end) for request, end in zip(due, ends, strict=True)])
+        if taken <= self._cache.blank and not any(map(self._names, due, ends)):
+            for request, end in zip(due, ends, strict=True):  # nothing is evicted or named: any order will do
+                self.grow(request, end)
+                self.seal(request, end)
+            return
+        moments = [moment for order, request in enumerate(due) for moment in self._moments(request, steps, order)]
+        for _, fills, order, tokens in sorted(moments):
+            (self.seal if fills else self.grow)(due[order], tokens)
+
+    def _names(self, request: ModelRequest, tokens: int) -> bool:
+        full = tokens // self.block_size
+        return len(request.keys.first(full)) > request.sealed < full
+
+    def _moments(self, request: ModelRequest, steps: int, order: int) -> list[tuple[int, bool, int, int]]:
+        """(step, fills a block?, order, tokens) of each block it takes or fills within `steps` steps."""
+        first, last, size = request.tokens, request.tokens + steps - 1, self.block_size
+        taken = [(tokens - first, False, order, tokens) for tokens in range(request.room_tokens + 1, last + 1, size)]
+        filled = range((request.sealed + 1) * size, last + 1, size)
+        return taken + [(tokens - first, True, order, tokens) for tokens in filled]
 
     def close(self, request: ModelRequest) -> None:
         """It gives everything back; its sealed blocks stay cached until their room is needed."""

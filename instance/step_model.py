@@ -229,19 +229,20 @@ class StepModel:
     # -- many steps at once
 
     def quiet_steps(self) -> int:
-        """How many steps from here, if nothing comes in between, do nothing but decode each running request once, the
-        last of them maybe ending some. 0: ask `schedule`.
-        """
+        """How many steps from here only give each running request its next token, never a first one, and maybe end
+        some with the last of them, if nothing comes in between. 0: ask `schedule`."""
         running = self.running
         left_tokens = self.max_num_batched_tokens - len(running)
-        if not running or left_tokens < 0 or any([r.tokens - r.computed != 1 for r in running]):
+        if not running or left_tokens < 0:
+            return 0
+        if any([r.tokens - r.computed != 1 or r.tokens == r.prompt_tokens for r in running]):
             return 0
         steps = min([r.limit_tokens - r.tokens for r in running])
         if left_tokens and len(self.waiting) and self._free_slots() > 0:
             head = self.waiting.peek()
             if self._blocks.fits(head, head.tokens, self._blocks.hit(head, head.tokens - 1)):
                 return 0
-            # It waits for blocks: only while none is taken or named is its answer sure to stay the same.
+            # It waits for blocks: only while none is taken or named is it sure to go on waiting.
             return max(0, min(steps, *[r.quiet_tokens - r.computed for r in running]))
         return self._blocks.steps_with_room(running, steps)
 

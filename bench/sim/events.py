@@ -15,10 +15,11 @@ Act = Callable[[float, Any], None]
 class Events:
     """`now_s` is the time of the event that happens, or of the last one that did."""
 
-    __slots__ = ("_heap", "_serial", "now_s")
+    __slots__ = ("_heap", "_serial", "happened", "now_s")
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        self.happened = 0
         self._heap: list[tuple[float, int, Act, Any]] = []
         self._serial = 0
 
@@ -34,6 +35,7 @@ class Events:
 
     def happen(self) -> None:
         """The earliest event happens."""
+        self.happened += 1
         self.now_s, _, act, argument = heapq.heappop(self._heap)
         act(self.now_s, argument)
 

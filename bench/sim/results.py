@@ -75,7 +75,9 @@ class Slo:
     def met(self, results: Results) -> Any:
         cached = results.column("cached_tokens")
         uncached = results.column("prompt_tokens") - cached
-        limit_s = self.ttft_base_s + 2e-3 * np.array([self._prefill_ms(u, c) for u, c in zip(uncached, cached, strict=True)])
+        limit_s = self.ttft_base_s + 2e-3 * np.array(
+            [self._prefill_ms(u, c) for u, c in zip(uncached, cached, strict=True)]
+        )
         decode_ms = self.step_time.step_ms(StepWork(decodes=1))
         return (results.ttft_s <= limit_s) & ~(results.tpot_s > 3e-3 * decode_ms)
 

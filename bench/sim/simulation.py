@@ -7,7 +7,7 @@ simulation, asks `events` for its own turns, and acts on instances through `ask`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from random import Random
 from typing import Protocol

@@ -4,7 +4,6 @@ steps."""
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 
 from shoal.instance.stretch import Stretch
 
@@ -30,10 +29,12 @@ class StepWindow:
         recent_ms: list[float] = []
         for stretch, steps in reversed(self._runs):
             oldest = max(0, steps - (RECENT_STEPS - len(recent_ms)))
-            recent_ms += [stretch.step_ms(step) for step in range(oldest, steps)]
+            first_ms, growth_ms = stretch.first_ms, stretch.growth_ms
+            recent_ms += [first_ms + growth_ms * step for step in range(oldest, steps)]
             if len(recent_ms) == RECENT_STEPS:
                 break
-        return median(recent_ms)
+        recent_ms.sort()
+        return (recent_ms[len(recent_ms) // 2] + recent_ms[(len(recent_ms) - 1) // 2]) / 2
 
 
 __all__ = ["RECENT_STEPS", "StepWindow"]
