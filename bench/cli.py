@@ -26,6 +26,7 @@ BENCHES = {
     "failover": ("shoal.bench.failover", "kill and freeze instances under streams; compare every token"),
     "fanin": ("shoal.bench.fanin", "one frontend before many fake instances: its CPU, and how old its view gets"),
     "steady": ("shoal.bench.steady", "a steady stream over two instances: lost requests, memory growth, blocks"),
+    "simulate": ("shoal.bench.simulate", "a cluster on a virtual clock: the production router over modelled engines"),
     "fidelity": ("shoal.bench.fidelity", "the simulator against a real run: errors of TTFT and TPOT"),
     "hangup": ("shoal.bench.hangup", "clients that hang up at random points: leaks, and how soon blocks are back"),
 }
