@@ -39,11 +39,13 @@ class Window:
     pattern: str
     shape: float
 
-    def gap_s(self, mean_s: float, rng: random.Random) -> float:
+    def gap(self, rng: random.Random, *, under_way: bool = False) -> float:
+        """Between two requests, with mean 1. `under_way`: one that a random moment falls into, so rather a long one."""
         if self.pattern == "Weibull":
-            return rng.weibullvariate(mean_s / math.gamma(1 + 1 / self.shape), self.shape)
+            draw = rng.gammavariate(1 + under_way / self.shape, 1.0) ** (1 / self.shape)
+            return draw / math.gamma(1 + 1 / self.shape)
         shape = 1 / max(self.cv, 1e-3) ** 2
-        return rng.gammavariate(shape, mean_s / shape)
+        return rng.gammavariate(shape + under_way, 1 / shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +139,26 @@ def draw_rows(
         raise InvalidArgument("servegen", limit="a time with requests", given=f"{start_s} s and {duration_s} s on")
     factor = 1.0 if rate_rps is None else rate_rps * duration_s / expected
     drawn = [
-        (window.client, _row(clients, window.client, at_s, begin_s, rng))
-        for window in seen
-        for at_s in _arrivals(window, factor, max(begin_s, window.start_s), min(end_s, window.start_s + WINDOW_S), rng)
+        (client, _row(clients, client, at_s, begin_s, rng))
+        for client in sorted({window.client for window in seen})
+        for at_s in _arrivals([window for window in seen if window.client == client], factor, begin_s, end_s, rng)
     ]
     return sorted(drawn, key=lambda pair: pair[1].at_s)
 
 
-def _arrivals(window: Window, factor: float, begin_s: float, end_s: float, rng: random.Random) -> Iterator[float]:
-    if window.rate_rps * factor <= 0:
-        return
-    mean_s = 1 / (window.rate_rps * factor)
-    at_s = begin_s + rng.random() * window.gap_s(mean_s, rng)  # somewhere within a gap
-    while at_s < end_s:
-        yield at_s
-        at_s += window.gap_s(mean_s, rng)
+def _arrivals(
+    windows: Sequence[Window], factor: float, begin_s: float, end_s: float, rng: random.Random
+) -> Iterator[float]:
+    """One process through all windows of a client: a gap that begins in one goes on in the next, at its pace."""
+    gap = windows[0].gap(rng, under_way=True) * rng.random()
+    for window in sorted(windows, key=lambda window: window.start_s):
+        at_s, until_s = max(begin_s, window.start_s), min(end_s, window.start_s + WINDOW_S)
+        rate_rps = window.rate_rps * factor
+        while rate_rps > 0 and gap <= (until_s - at_s) * rate_rps:
+            at_s += gap / rate_rps
+            yield at_s
+            gap = window.gap(rng)
+        gap -= (until_s - at_s) * rate_rps
 
 
 def _row(clients: Clients, client: str, at_s: float, begin_s: float, rng: random.Random) -> TraceRow:

@@ -1,6 +1,7 @@
 """Sessions say more each turn, share what they should, and wait for what they fanned out."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 from shoal.bench.sim.agents import Agents, AgentShape
 from shoal.bench.sim.request import SimRequest
@@ -28,7 +29,7 @@ def play(workload: Agents) -> list[SimRequest]:
 def test_a_turn_begins_with_all_that_was_said_and_comes_after_a_pause():
     sent = [request for request in play(agents()) if request.session.number == 3]
     assert len(sent) > 1
-    for before, after in zip(sent, sent[1:], strict=False):
+    for before, after in pairwise(sent):
         said = (before.prompt_tokens + before.output_tokens) // 16
         assert list(after.names[:said]) == list(before.names)
         assert after.prompt_tokens > before.prompt_tokens + before.output_tokens
