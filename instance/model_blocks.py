@@ -87,6 +87,8 @@ class BlockTables:
         step first all that is taken, and by the order of `requests`.
         """
         due = [r for r in requests if r.tokens + steps - 1 > r.quiet_tokens]
+        if not due:
+            return
         ends = [request.tokens + steps - 1 for request in due]
         taken = sum([self.missing(request, end) for request, end in zip(due, ends, strict=True)])
         if taken <= self._cache.blank and not any(map(self._names, due, ends)):

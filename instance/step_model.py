@@ -270,13 +270,12 @@ class StepModel:
 
     def load(self) -> EngineLoad:
         """Queued tokens are those that were uncached when the request was queued."""
-        uncached = sum([request.tokens - request.computed for request in self.running])
-        decoding = sum([request.tokens - request.computed == 1 for request in self.running])
+        uncached = [request.tokens - request.computed for request in self.running]
         return EngineLoad(
             running=len(self.running),
             waiting=len(self.waiting),
             queued_prefill_tokens=self.waiting.queued_tokens,
-            uncached_prefill_tokens=uncached - decoding,
+            uncached_prefill_tokens=sum(uncached) - uncached.count(1),  # one token is a decode
             context_tokens=sum([request.computed for request in self.running]),
             free_blocks=self._blocks.free,
             total_blocks=self._blocks.total,
