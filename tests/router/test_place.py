@@ -7,9 +7,10 @@ import pytest
 
 from shoal.router.contract import InstanceInfo, InstanceLoad, Placement, Rejection, Role, RouteRequest, Term, Wait
 from shoal.router.filters import FRESH_S
-from shoal.router.place import EXPLAINED, place
+from shoal.router.place import place
 from shoal.router.profile import PROFILES, build_policy
 from shoal.router.snapshot import Standing
+from shoal.router.terms import EXPLAINED
 from shoal.router.view import ClusterView
 
 
