@@ -31,6 +31,7 @@ BLOCK_SIZE = 16
 CHAINS = 64
 HELD_CHAINS = 8  # by each instance, the second half of each cut off at random
 SIZED_BLOCKS = 100_000
+MEASURES = ("decision_us_p50", "decision_us_p99", "book_us_p50", "index_us_p50")
 
 Chain = tuple[bytes, ...]
 Holding = list[tuple[int, Chain]]  # instance, blocks
@@ -70,12 +71,12 @@ def _time_decisions(
     view, policy = _view(instances, holding, rng), build_policy(policy_name)
     decided, booked = [], []
     for number, request in enumerate(_requests(chains, count, rng)):
-        view.observe(f"i{rng.randrange(instances)}", _load(rng), number / 1000)
+        view.observe(f"i{rng.randrange(instances)}", _load(rng), number / 1e5)
         start = time.perf_counter()
-        placement = place(request, view, policy, number / 1000, rng)
+        placement = place(request, view, policy, number / 1e5, rng)
         middle = time.perf_counter()
         assert isinstance(placement, Placement)
-        view.book(request, placement, number / 1000)
+        view.book(request, placement, number / 1e5)
         end = time.perf_counter()
         view.acknowledged(request.request_id)
         decided.append((middle - start) * 1e6)
