@@ -121,6 +121,10 @@ class PrefixIndex:
         """False: no instance is known to have anything there."""
         return bool(self._tiers[tier].holders)
 
+    def count(self, instance: str) -> int:
+        """Blocks known on its device."""
+        return len(self._tiers[Tier.DEVICE].held[self._slots[instance]])
+
     def held(self, instance: str, tier: Tier = Tier.DEVICE) -> list[bytes]:
         """The blocks known of this instance, the first to be forgotten first."""
         return list(self._tiers[tier].held[self._slots[instance]]) if instance in self._slots else []

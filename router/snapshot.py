@@ -77,7 +77,8 @@ class Snapshot:
     `waiting` and `prefill_tokens`.
 
     `turn`: number of the latest placement that went there, 0 = none yet. `observed_s`: when the latest report came,
-    +inf before the first one (an instance that has just joined is not stale).
+    +inf before the first one (an instance that has just joined is not stale). `cached_blocks`: how many blocks the
+    index knows on its device.
     """
 
     members: Members
@@ -91,8 +92,9 @@ class Snapshot:
     step_ms: Floats
     observed_s: Floats
     turn: Floats
+    cached_blocks: Floats
 
-    COLUMNS: ClassVar[int] = 8
+    COLUMNS: ClassVar[int] = 9
 
     @classmethod
     def over(cls, members: Members, placeable: Bools, table: Floats) -> Snapshot:
@@ -110,11 +112,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request asked of one snapshot. `cached_tokens`: what each row is believed to hold of it on its device."""
+    """One request asked of one snapshot. What each row is believed to have of it, from the start on without a gap:
+    `cached_tokens` on its device, `pool_tokens` there or in its pool, `disk_tokens` there, in its pool or on disk."""
 
     request: RouteRequest
     snapshot: Snapshot
     cached_tokens: Floats
+    pool_tokens: Floats
+    disk_tokens: Floats
     now_s: float
 
     @property
@@ -123,7 +128,8 @@ class Question:
 
     def only(self, rows: Ints) -> Question:
         """The same question asked of some rows."""
-        return Question(self.request, self.snapshot.only(rows), self.cached_tokens[rows], self.now_s)
+        reach = (self.cached_tokens[rows], self.pool_tokens[rows], self.disk_tokens[rows])
+        return Question(self.request, self.snapshot.only(rows), *reach, self.now_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 from shoal.proto.errors import BadMessage, NotFound
 from shoal.router.bookings import Bookings
 from shoal.router.contract import InstanceInfo, InstanceLoad, Placement, RouteRequest
-from shoal.router.prefix_index import PrefixIndex
+from shoal.router.prefix_index import PrefixIndex, Tier
 from shoal.router.snapshot import Candidate, Floats, Ints, Members, Question, Snapshot, Standing
 
 
@@ -78,17 +78,19 @@ class ClusterView:
         self._bookings.reported(instance, load.step_ms / 1000, now_s)
         self._count(instance, row)
 
-    def block_changes(self, instance: str, kind: str, hashes: Sequence[bytes] = ()) -> None:
+    def block_changes(self, instance: str, kind: str, hashes: Sequence[bytes] = (), tier: Tier = Tier.DEVICE) -> None:
         """kind: 'stored' | 'removed' | 'cleared', in the order in which the instance made them."""
         match kind:
             case "stored":
-                self._index.stored(instance, hashes)
+                self._index.stored(instance, hashes, tier)
             case "removed":
-                self._index.removed(instance, hashes)
+                self._index.removed(instance, hashes, tier)
             case "cleared":
-                self._index.clear(instance)
+                self._index.clear(instance, tier)
             case _:
                 raise BadMessage(f"block change of {instance}: unknown kind {kind!r:.40}")
+        if instance in self._rows:
+            self._live.cached_blocks[self._rows[instance]] = self._index.count(instance)
 
     # What this frontend does
 
@@ -123,7 +125,10 @@ class ClusterView:
 
     def question(self, request: RouteRequest, now_s: float) -> Question:
         """To be answered before the view hears of anything else."""
-        return Question(request, self._shown, self._cached_tokens(request), now_s)
+        cached = self._reach_tokens(request, Tier.DEVICE)
+        pool = self._reach_tokens(request, Tier.POOL) if self._index.holds(Tier.POOL) else cached
+        disk = self._reach_tokens(request, Tier.DISK) if self._index.holds(Tier.DISK) else pool
+        return Question(request, self._shown, cached, pool, disk, now_s)
 
     def snapshot(self) -> Snapshot:
         """A window on the numbers as they are at any time."""
@@ -154,14 +159,15 @@ class ClusterView:
             assert live.waiting[row] == load.waiting + requests, instance
             assert live.prefill_tokens[row] == load.queued_prefill_tokens + load.uncached_prefill_tokens + tokens
             assert live.placeable[row] == (self._standings[instance] is Standing.READY and not load.draining)
+            assert live.cached_blocks[row] == len(self._index.held(instance))
             assert self._index.slot(instance) == self._slots[row]
             booked += requests
         assert booked == len(self._bookings), "a booking on an instance that is no member"
 
-    def _cached_tokens(self, request: RouteRequest) -> Floats:
+    def _reach_tokens(self, request: RouteRequest, reach: Tier) -> Floats:
         """Whole blocks, and never the last token: an engine must compute at least that one."""
         size, computable = self._live.members.block_size, request.context_tokens - 1
-        cached: Floats = self._index.depths(request.block_hashes)[self._slots] * size
+        cached: Floats = self._index.depths(request.block_hashes, reach)[self._slots] * size
         if len(request.block_hashes) * self._live.members.most_block_size > computable:
             cached = np.minimum(cached, max(computable, 0) // size * size)
         return cached
