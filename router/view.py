@@ -9,12 +9,13 @@ requests it does not know are late ones and are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from shoal.proto.errors import BadMessage, NotFound
+from shoal.proto.errors import NotFound
+from shoal.router.block_feed import BlockFeed, Change, Holding
 from shoal.router.bookings import Bookings
 from shoal.router.contract import InstanceInfo, InstanceLoad, Placement, RouteRequest
 from shoal.router.prefix_index import PrefixIndex, Tier
@@ -26,6 +27,7 @@ class ClusterView:
 
     def __init__(self, *, max_blocks_per_instance: int = 1 << 17, settle_s: float = float("inf")) -> None:
         self._index = PrefixIndex(max_blocks_per_instance)
+        self._feed = BlockFeed(self._index)
         self._bookings = Bookings(settle_s)
         self._rows: dict[str, int] = {}
         self._loads: dict[str, InstanceLoad] = {}
@@ -39,7 +41,7 @@ class ClusterView:
         """A ready member with nothing reported. Joining again is a new life of that name: all about the former one is
         forgotten."""
         self.leave(info.id)
-        self._index.join(info.id)
+        self._feed.join(info.id)
         self._loads[info.id] = InstanceLoad(free_blocks=info.total_blocks)
         self._standings[info.id] = Standing.READY
         self._renumber([*self._live.members.infos, info], np.pad(self._live.table, ((0, 0), (0, 1))))
@@ -50,7 +52,7 @@ class ClusterView:
         row = self._rows.get(instance)
         if row is None:
             return
-        self._index.leave(instance)
+        self._feed.leave(instance)
         self._bookings.leave(instance)
         del self._loads[instance], self._standings[instance]
         others = [info for info in self._live.members.infos if info.id != instance]
@@ -78,19 +80,25 @@ class ClusterView:
         self._bookings.reported(instance, load.step_ms / 1000, now_s)
         self._count(instance, row)
 
+    def block_batch(self, instance: str, changes: Sequence[Change], sequence: int, tier: Tier = Tier.DEVICE) -> bool:
+        """See `BlockFeed.batch`. True: ask the instance to tell all of its blocks anew."""
+        lost = self._feed.batch(instance, changes, sequence, tier)
+        self._count_blocks(instance)
+        return lost
+
     def block_changes(self, instance: str, kind: str, hashes: Sequence[bytes] = (), tier: Tier = Tier.DEVICE) -> None:
-        """kind: 'stored' | 'removed' | 'cleared', in the order in which the instance made them."""
-        match kind:
-            case "stored":
-                self._index.stored(instance, hashes, tier)
-            case "removed":
-                self._index.removed(instance, hashes, tier)
-            case "cleared":
-                self._index.clear(instance, tier)
-            case _:
-                raise BadMessage(f"block change of {instance}: unknown kind {kind!r:.40}")
-        if instance in self._rows:
-            self._live.cached_blocks[self._rows[instance]] = self._index.count(instance)
+        """One change, for sources that cannot lose any. kind: 'stored' | 'removed' | 'cleared'."""
+        self._feed.change(instance, kind, hashes, tier)
+        self._count_blocks(instance)
+
+    def holdings(self) -> list[Holding]:
+        """What is known of all caches, for `restore` in another life."""
+        return self._feed.holdings()
+
+    def restore(self, holdings: Iterable[Holding]) -> None:
+        self._feed.restore(holdings)
+        for instance in self._rows:
+            self._count_blocks(instance)
 
     # What this frontend does
 
@@ -190,6 +198,10 @@ class ClusterView:
     def _set_placeable(self, instance: str, row: int) -> None:
         ready = self._standings[instance] is Standing.READY and not self._loads[instance].draining
         self._live.placeable[row] = ready
+
+    def _count_blocks(self, instance: str) -> None:
+        if instance in self._rows:
+            self._live.cached_blocks[self._rows[instance]] = self._index.count(instance)
 
     def _recount(self, instance: str | None) -> None:
         if instance is not None:
