@@ -65,6 +65,7 @@ class FakeEngine:
         die: Callable[[], NoReturn] = _exit_at_once,
     ) -> None:
         self.info = _info(config, fake, model, vllm_version)
+        self.mover = None
         self._fake = fake
         self._step_time = LinearStepTime.from_config(fake) if step_time is None else step_time
         self._sleep_s = sleep_s
