@@ -73,7 +73,8 @@ class Board:
     @staticmethod
     def of(hosts: Iterable[Host], flying: Sequence[Order], rules: MigrationConfig, costs: Costs, known: Known) -> Board:
         """Moves that fly already are booked first, so that no two plans use the same room."""
-        board = Board(rules, costs, known, {host.id: Side(host) for host in hosts})
+        moving = {order.request_id for order in flying}
+        board = Board(rules, costs, known, {host.id: Side(_marked(host, moving)) for host in hosts})
         for order in flying:
             source, target = board.sides.get(order.source), board.sides.get(order.target)
             if source is not None:
@@ -178,6 +179,14 @@ class Board:
     def can_copy(self, job: Job, source: Host, target: Host) -> bool:
         entering = self.sides[target.id].moves_in < self.rules.moves_per_instance
         return entering and self.may_leave(source, self.copy_bytes(job, target))
+
+
+def _marked(host: Host, moving: set[str]) -> Host:
+    """Reports may be older than the orders."""
+    if not moving:
+        return host
+    jobs = (replace(job, phase=Phase.MOVING) if job.request_id in moving else job for job in host.jobs)
+    return replace(host, jobs=tuple(jobs))
 
 
 __all__ = ["Board", "Costs", "Known", "Order", "Side"]
