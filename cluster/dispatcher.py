@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
+from shoal.cluster.handovers import Handovers
 from shoal.cluster.inquiries import Inquiries
 from shoal.cluster.instance_words import change_of, check_outputs, info_of, load_of, refusal_of
 from shoal.cluster.journal import FINISH_OUTCOMES, Outcome, Ticket, Verdict
@@ -70,6 +71,7 @@ class Dispatcher:
         self.links: dict[str, Link] = {}
         self.closed = False
         self.inquiries = Inquiries()
+        self.handovers = Handovers(self.ledgers, self.links, clock)
         self.ticker = asyncio.get_running_loop().create_task(self._tick())
 
     # -- links
@@ -94,7 +96,8 @@ class Dispatcher:
             error = Quarantined("this request was present when two instances crashed")
             self.ledgers.fail(ticket.request_id, Outcome.QUARANTINED, error)
         for ticket in orphans.resubmit:
-            self.ledgers.send_back(ticket.request_id)
+            if not self.handovers.go_back(ticket.request_id):
+                self.ledgers.send_back(ticket.request_id)
         self.failovers += len(orphans.resubmit)
         log.warning(
             "%s %s: %d moved, %d given up", link.instance_id, why.value, len(orphans.resubmit), len(orphans.quarantine)
@@ -159,18 +162,7 @@ class Dispatcher:
         hit("dispatcher.before_assign")
         self.ledgers.place(flight, placement)
         hit("dispatcher.after_assign")
-        ticket = flight.ticket
-        self.links[placement.instance].submit(
-            pb.Submit(
-                request_id=ticket.request_id,
-                epoch=ticket.epoch,
-                request=ticket.payload,
-                delivered=ticket.delivered,
-                tenant=ticket.route.tenant,
-                resume_key=ticket.resume_key,
-                resume_context=ticket.resume_context,
-            )
-        )
+        self.links[placement.instance].submit(flight.ticket.submit())
 
     def claim(self, ticket: Ticket, owner: str, epoch: int, context: RequestContext) -> None:
         """Take over an orphan that `owner` was found to have: it is owned already, and its output comes from index 0
@@ -211,6 +203,8 @@ class Dispatcher:
                 self.inquiries.on_adopted(link, frame.adopted)
             case "reply":
                 self.inquiries.on_reply(frame.reply)
+            case "handover":
+                self.handovers.on_handover(link, frame.handover)
 
     def _on_report(self, link: Link, report: pb.StepReport) -> None:
         for request_id in link.take_acknowledged(report.accepted):
@@ -243,8 +237,11 @@ class Dispatcher:
     def _accepted(self, output: Any, epoch: int) -> None:
         hit("dispatcher.after_accept")
         if output.new_token_ids:
+            now_s, flight = self.clock(), self.flights[output.request_id]
             self.view.first_token(output.request_id)
-            self.admission.started(output.request_id, self.clock())
+            self.admission.started(output.request_id, now_s)
+            self.handovers.went_on(flight, now_s)
+            flight.heard_s = now_s
         if epoch > 1 and getattr(output, "events", None):
             output.events = None  # a second admission's times would count its queueing twice
         if (outcome := FINISH_OUTCOMES[output.finish_reason]) is not None:
@@ -260,6 +257,8 @@ class Dispatcher:
     def _on_refused(self, link: Link, refused: pb.Refused) -> None:
         ticket = self.journal.tickets.get(refused.request_id)
         if ticket is None or ticket.owner != link.instance_id or ticket.epoch != refused.epoch:
+            return
+        if self.handovers.was_refused(refused.request_id):
             return
         outcome = Outcome.REFUSED if refused.client_fault else Outcome.ERROR
         self.ledgers.fail(refused.request_id, outcome, refusal_of(link.instance_id, refused))
