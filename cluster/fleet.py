@@ -1,4 +1,4 @@
-"""Which slots there shall be: the acts of people (scale, drain, restart) and of autoscaling, as pure changes of a value.
+"""Which slots there shall be: the acts of people (scale, drain, restart) and of autoscaling, as changes of one value.
 
 Whoever is not wanted any more is drained: it gives its requests away, then stops. A rolling restart adds a new
 instance, waits until it is ready, drains the oldest, and so on; it gives up where a new one cannot start, with the old

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from shoal.cluster.member import InstanceState, Slot
 from shoal.cluster.sight import Sight
+from shoal.instance.migration.words import MOVED, Ending
 from shoal.proto.config import MigrationConfig
 from shoal.proto.errors import InvalidArgument, NotFound
 from shoal.proto.v1 import controller_pb2 as cpb
@@ -29,8 +30,7 @@ EMPTY_S = 0.5  # and submits that were on their way when a drain began
 KEPT_MOVES, KNOWN_PLACES = 2048, 4096
 SMOOTHING = 0.2
 UNMEASURED = Costs()
-COMMITTED = "committed"
-SUCCEEDED = {COMMITTED, "moved_waiting"}
+SUCCEEDED = {ending.value for ending in MOVED}
 
 
 @dataclass(slots=True)
@@ -102,12 +102,12 @@ class Planner:
         flight.ended_s, flight.report.outcome, flight.report.age_s = now_s, outcome, now_s - flight.began_s
         self.ended.append(flight.report)
         self.outcomes[flight.order.reason, outcome] += 1
-        if outcome not in SUCCEEDED:
+        if outcome not in SUCCEEDED and outcome != Ending.BUSY.value:
             self.resting[flight.order.request_id] = now_s + self.rules.rest_s
         flight.told.set()
 
     def _learn(self, order: Order, moved: pb.Moved) -> None:
-        if moved.outcome != COMMITTED:
+        if moved.outcome != Ending.COMMITTED.value:
             return
         self.known[moved.request_id, order.source] = moved.tokens
         while len(self.known) > KNOWN_PLACES:
@@ -138,8 +138,9 @@ class Planner:
         now_s = self.clock()
         self.crossed.clear()
         self._tidy(now_s)
-        flying = [flight.order for flight in self.flights.values()]
-        for order in plan(self.hosts(slots), flying, self.rules, self.costs, self.known):
+        flying = [flight.order for flight in self.flights.values() if flight.ended_s is None]
+        settling = [flight.order for flight in self.flights.values() if flight.report.outcome in SUCCEEDED]
+        for order in plan(self.hosts(slots), flying, self.rules, self.costs, self.known, settling):
             self.begin(order)
 
     def _tidy(self, now_s: float) -> None:

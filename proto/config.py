@@ -86,7 +86,7 @@ class MigrationConfig(Section):
     """When running and waiting requests move between instances by themselves. Moves by hand and drains always work."""
 
     enabled: bool = Field(True, description="false: nothing moves for balance, room or priority")
-    moves_per_instance: PositiveInt = Field(2, description="in flight at once, out of one instance and into one")
+    moves_per_instance: PositiveInt = Field(4, description="in flight at once, out of one instance and into one")
     budget_bytes: PositiveInt = Field(1 << 30, description="KV bytes in flight at once, out of one instance")
     rest_s: PositiveFloat = Field(2.0, description="a moved request rests so long, times its number of moves")
     min_gain_s: PositiveFloat = Field(0.05, description="a move must save at least so much more than it costs")

@@ -71,9 +71,17 @@ class Board:
     orders: list[Order] = field(default_factory=list)
 
     @staticmethod
-    def of(hosts: Iterable[Host], flying: Sequence[Order], rules: MigrationConfig, costs: Costs, known: Known) -> Board:
-        """Moves that fly already are booked first, so that no two plans use the same room."""
-        moving = {order.request_id for order in flying}
+    def of(
+        hosts: Iterable[Host],
+        flying: Sequence[Order],
+        rules: MigrationConfig,
+        costs: Costs,
+        known: Known,
+        settling: Sequence[Order] = (),
+    ) -> Board:
+        """Moves that fly already are booked first, so that no two plans use the same room. `settling` ones have ended,
+        but the reports may be older than that."""
+        moving = {order.request_id for order in (*flying, *settling)}
         board = Board(rules, costs, known, {host.id: Side(_marked(host, moving)) for host in hosts})
         for order in flying:
             source, target = board.sides.get(order.source), board.sides.get(order.target)
@@ -82,14 +90,17 @@ class Board:
                 source.out_bytes += order.copy_bytes
             if target is not None:
                 target.moves_in += 1
-                board._expect(source, target, order)
+        for order in (*flying, *settling):
+            board._expect(order)
         return board
 
-    def _expect(self, source: Side | None, target: Side, order: Order) -> None:
-        jobs = source.host.jobs if source is not None else ()
-        arrived = any(job.request_id == order.request_id for job in target.host.jobs)
-        for job in jobs:
-            if job.request_id == order.request_id and not arrived:
+    def _expect(self, order: Order) -> None:
+        """Its target holds room for it, if it did not arrive there yet."""
+        source, target = self.sides.get(order.source), self.sides.get(order.target)
+        if source is None or target is None or any(job.request_id == order.request_id for job in target.host.jobs):
+            return
+        for job in source.host.jobs:
+            if job.request_id == order.request_id:
                 target.take(job)
 
     # Questions
@@ -99,12 +110,12 @@ class Board:
         rests = job.age_s < self.rules.rest_s * job.moves
         return not job.unmovable and job.phase is not Phase.MOVING and not rests
 
-    def may_leave(self, host: Host, copy_bytes: int) -> bool:
-        side = self.sides[host.id]
-        if not copy_bytes:
-            return True
-        within = side.out_bytes + copy_bytes <= self.rules.budget_bytes or not side.out_bytes
-        return side.moves_out < self.rules.moves_per_instance and within
+    def can_move(self, job: Job, source: Host, target: Host) -> bool:
+        """Within the budget: moves at once, out and in, and bytes in flight (one move of any size always may)."""
+        giver, taker, limit = self.sides[source.id], self.sides[target.id], self.rules.moves_per_instance
+        copy_bytes = self.copy_bytes(job, target)
+        within = giver.out_bytes + copy_bytes <= self.rules.budget_bytes or not giver.out_bytes
+        return giver.moves_out < limit and taker.moves_in < limit and within
 
     def targets(self, source: Host) -> list[Host]:
         """Hosts that may take something of it, the freest first."""
@@ -169,16 +180,8 @@ class Board:
         self.orders.append(Order(job.request_id, job.epoch, job.frontend, source, target, reason, copy_bytes))
         giver.give(job)
         taker.take(job)
-        if copy_bytes:
-            giver.moves_out, giver.out_bytes, taker.moves_in = (
-                giver.moves_out + 1,
-                giver.out_bytes + copy_bytes,
-                taker.moves_in + 1,
-            )
-
-    def can_copy(self, job: Job, source: Host, target: Host) -> bool:
-        entering = self.sides[target.id].moves_in < self.rules.moves_per_instance
-        return entering and self.may_leave(source, self.copy_bytes(job, target))
+        giver.moves_out, giver.out_bytes = giver.moves_out + 1, giver.out_bytes + copy_bytes
+        taker.moves_in += 1
 
 
 def _marked(host: Host, moving: set[str]) -> Host:

@@ -28,10 +28,15 @@ MAX_WAITERS = 32  # of one queue that are looked at in one plan
 
 
 def plan(
-    hosts: Iterable[Host], flying: Sequence[Order], rules: MigrationConfig, costs: Costs, known: Known
+    hosts: Iterable[Host],
+    flying: Sequence[Order],
+    rules: MigrationConfig,
+    costs: Costs,
+    known: Known,
+    settling: Sequence[Order] = (),
 ) -> list[Order]:
-    """Moves to begin now. `flying`: those that were begun and have not ended."""
-    board = Board.of(hosts, flying, rules, costs, known)
+    """Moves to begin now. `flying`: those that were begun and have not ended; `settling`: that ended a moment ago."""
+    board = Board.of(hosts, flying, rules, costs, known, settling)
     names = list(board.sides)
     for name in names:
         _drain(board, name)
@@ -55,9 +60,9 @@ def _drain(board: Board, source: str) -> None:
         return
     jobs = [job for job in host.jobs if not job.unmovable and job.phase is not Phase.MOVING]
     for job in sorted(jobs, key=lambda job: (job.phase is not Phase.WAITING, *leaving_order(job))):
-        targets = board.targets(host)
+        targets = [one for one in board.targets(host) if board.can_move(job, host, one)]
         if job.phase is not Phase.WAITING:
-            targets = [one for one in targets if board.has_room(one, job) and board.can_copy(job, host, one)]
+            targets = [one for one in targets if board.has_room(one, job)]
         if targets:
             best = targets[0] if job.phase is not Phase.WAITING else _soonest(board, targets, job)
             board.order(job, source, best.id, DRAIN)
@@ -70,7 +75,7 @@ def _soonest(board: Board, targets: list[Host], job: Job) -> Host:
 def _send_waiting(board: Board, source: str) -> None:
     for job in board.sides[source].host.waiting[:MAX_WAITERS]:
         host = board.sides[source].host
-        targets = board.targets(host) if board.movable(job) else []
+        targets = [one for one in board.targets(host) if board.movable(job) and board.can_move(job, host, one)]
         if not targets or job.age_s < 2 * host.step_s:  # it may only wait for the step in flight
             continue
         best = _soonest(board, targets, job)
@@ -103,7 +108,7 @@ def _victims(board: Board, host: Host, head: Job) -> list[tuple[Job, Host]]:
     for job in sorted(_leavers(board, host, head.rank), key=leaving_order):
         for target in board.targets(host):
             spare = target.free_blocks - taken.get(target.id, 0)
-            if spare > job.blocks and board.has_room(target, job) and board.can_copy(job, host, target):
+            if spare > job.blocks and board.has_room(target, job) and board.can_move(job, host, target):
                 taken[target.id] = taken.get(target.id, 0) + job.blocks
                 chosen.append((job, target))
                 missing -= job.blocks
@@ -135,7 +140,7 @@ def _best_relief(board: Board, host: Host, before: float) -> tuple[Job, str, str
     for job in sorted(_leavers(board, host, Rank.HIGH), key=leaving_order):
         lasts_s = job.remaining_tokens * host.step_s
         for target in board.targets(host):
-            if not (board.has_room(target, job) and board.can_copy(job, host, target)):
+            if not (board.has_room(target, job) and board.can_move(job, host, target)):
                 continue
             after = _freeness_with(target, job, board.rules.headroom_tokens)
             lasting = lasts_s > 2 * board.copy_s(board.copy_bytes(job, target)) + board.costs.pause_s

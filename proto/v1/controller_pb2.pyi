@@ -201,20 +201,26 @@ class RequestStory(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., stays: _Optional[_Iterable[_Union[Stay, _Mapping]]] = ...) -> None: ...
 
 class Stay(_message.Message):
-    __slots__ = ("instance", "epoch", "why", "cached_tokens", "terms", "age_s")
+    __slots__ = ("instance", "epoch", "why", "cached_tokens", "terms", "age_s", "pause_s", "sent_bytes", "stages")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_S_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
     instance: str
     epoch: int
     why: str
     cached_tokens: int
     terms: _containers.RepeatedCompositeFieldContainer[Reason]
     age_s: float
-    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., why: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., terms: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., age_s: _Optional[float] = ...) -> None: ...
+    pause_s: float
+    sent_bytes: int
+    stages: int
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., why: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., terms: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., age_s: _Optional[float] = ..., pause_s: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("candidate", "scorer", "raw", "weight")

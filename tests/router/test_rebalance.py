@@ -9,7 +9,7 @@ from shoal.router.fleet import Host, Job, Phase
 from shoal.router.rebalance import plan
 
 COSTS = Costs(bandwidth_bytes_per_s=1e6, pause_s=0.05, resubmit_s=0.02, bytes_per_token=1000, slowdown=0.0)
-RULES = MigrationConfig(headroom_tokens=0, crowded_below_tokens=50)
+RULES = MigrationConfig(headroom_tokens=0, crowded_below_tokens=50, moves_per_instance=2, rest_s=2)
 
 
 def host(name: str, free: int, *jobs: Job, **facts: object) -> Host:
