@@ -27,6 +27,10 @@ BENCHES = {
     "fanin": ("shoal.bench.fanin", "one frontend before many fake instances: its CPU, and how old its view gets"),
     "steady": ("shoal.bench.steady", "a steady stream over two instances: lost requests, memory growth, blocks"),
     "hangup": ("shoal.bench.hangup", "clients that hang up at random points: leaks, and how soon blocks are back"),
+    "migrate": ("shoal.bench.migrate", "moves of running requests: the pause, the copy, and what others notice"),
+    "rebalance": ("shoal.bench.rebalance", "round robin, least work, and least work with migration, near capacity"),
+    "priority": ("shoal.bench.priority", "the high class under load: idle, without priorities, with them"),
+    "drain": ("shoal.bench.drain", "empty loaded instances by migration: failed requests, and how long it takes"),
 }
 
 

@@ -87,10 +87,14 @@ class Lives:
     def stop(self, slot_id: str, incarnation: int) -> None:
         self.spawn(self._stop(slot_id, incarnation))
 
-    async def close(self) -> None:
+    async def abandon(self) -> None:
+        """Ends our work; the processes live on."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        await self.abandon()
         await asyncio.gather(*(live.process.kill() for live in self.live.values()), return_exceptions=True)
 
     # -- one incarnation, from birth to death

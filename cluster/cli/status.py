@@ -30,7 +30,7 @@ def connect(name: str) -> ControllerClient:
 def status(arguments: argparse.Namespace) -> int:
     with connect(arguments.name) as client:
         reply = client.status(patience_s=PATIENCE_S)
-    print(json.dumps(as_tree(reply)) if arguments.json else asas_rows(reply))
+    print(json.dumps(as_tree(reply)) if arguments.json else as_table(reply))
     return 0
 
 
@@ -52,7 +52,7 @@ def as_tree(reply: pb.StatusReply) -> dict[str, Any]:
     }
 
 
-def asas_rows(reply: pb.StatusReply) -> str:
+def as_table(reply: pb.StatusReply) -> str:
     instances = as_rows([_row(one, (*INSTANCE_KEYS, "note")) for one in reply.instances])
     frontends = as_rows([_row(one, FRONTEND_KEYS) for one in reply.frontends])
     return f"{instances or 'no instances'}\n\n{frontends or 'no frontends'}"

@@ -267,9 +267,7 @@ async def test_a_new_controller_finds_the_living_and_ends_the_rest(make: Make, l
     first = await make()
     await until(lambda: all_ready(first))
     stray = await launcher.launch("spare-1")
-    for task in list(first.lives._tasks):  # the controller's process dies: nobody says good-bye
-        task.cancel()
-    await asyncio.gather(*first.lives._tasks, return_exceptions=True)
+    await first.lives.abandon()  # the controller's process dies: nobody says good-bye
     await launcher.of("i1").crash()
     second = await make()
     await until(lambda: all_ready(second))
