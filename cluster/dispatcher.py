@@ -25,6 +25,7 @@ from shoal.cluster.journal import FINISH_OUTCOMES, Outcome, Ticket, Verdict
 from shoal.cluster.ledgers import Flight, Ledgers
 from shoal.cluster.link import Link, LinkEnd
 from shoal.cluster.request_context import RequestContext
+from shoal.instance.frames import TELL_BLOCKS
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import (
     DeadlinePassed,
@@ -212,10 +213,16 @@ class Dispatcher:
         if report.outputs:
             self._accept_outputs(link, report)
         self.view.observe(link.instance_id, load_of(report.load), self.clock())
-        for change in report.blocks:
-            self.view.block_changes(link.instance_id, change_of(change), change.hashes)
+        self._on_blocks(link, report)
         if self.admission.queued_requests:
             self._pump()
+
+    def _on_blocks(self, link: Link, report: pb.StepReport) -> None:
+        """What was missed makes the instance tell all of its blocks anew; until then it counts as empty."""
+        changes = [(change_of(change), change.hashes) for change in report.blocks]
+        if self.view.block_batch(link.instance_id, changes, report.block_sequence):
+            log.warning("%s: block changes before number %d are missing", link.instance_id, report.block_sequence)
+            link.send(pb.Up(call=pb.Call(method=TELL_BLOCKS)))
 
     def _accept_outputs(self, link: Link, report: pb.StepReport) -> None:
         batch = self.decode(report.outputs)

@@ -19,6 +19,7 @@ from shoal.instance.auth import has_token
 from shoal.instance.block_log import BlockLog
 from shoal.instance.frames import (
     PROTOCOL,
+    TELL_BLOCKS,
     adopted_frame,
     block_changes,
     held_of,
@@ -378,6 +379,9 @@ class InstanceServer(rpc.InstanceServicer):
     async def _call(self, watcher: Watcher, call: pb.Call) -> None:
         reply = pb.Reply(call_id=call.call_id)
         try:
+            if call.method == TELL_BLOCKS and watcher.number in self.watchers:
+                self.blocks.watch(watcher.number)
+                return
             arguments = json.loads(call.arguments_json or "{}")
             result = await asyncio.wrap_future(self.stepper.ask(lambda: self.engine.call(call.method, arguments)))
             reply.result_json = json.dumps(result)
