@@ -1,8 +1,9 @@
-"""A cluster on a virtual clock, in one thread: real servers, real dispatcher, real machines and ledgers; what is replaced
-is time, threads and wires. A second costs as little as what happens in it, so tens of thousands of faults can be tried.
+"""A cluster on a virtual clock, in one thread: real servers, real dispatcher, real machines and ledgers; what is
+replaced is time, threads and wires. A second costs as little as what happens in it, so tens of thousands of faults can
+be tried.
 
-Instances can be killed at any fail-point of a move, frontends too, and wires cut, at once or in silence. Which instance a
-line of product code runs for is known by a context variable, so that a fault hits the one that it is meant for.
+Instances can be killed at any fail-point of a move, frontends too, and wires cut, at once or in silence. Which instance
+a line of product code runs for is known by a context variable, so that a fault hits the one that it is meant for.
 """
 
 import asyncio
@@ -361,7 +362,7 @@ class World:
         self.links: list[VirtualLink] = []
         self.lines: list[VirtualLine] = []
         self.endings: Counter[str] = Counter()
-        self.details: Counter[tuple[str, str]] = Counter()
+        self.details: Counter[str] = Counter()
         self.passed: Counter[str] = Counter()
         self.controller_alive, self.struck, self.asked, self.crashes = True, False, 0, 0
         self.handover = ("", "")
@@ -404,7 +405,7 @@ class World:
                 for frame in watcher.frames:
                     if frame.WhichOneof("frame") == "moved":
                         self.endings[frame.moved.outcome] += 1
-                        self.details[frame.moved.outcome, frame.moved.detail[:80]] += 1
+                        self.details[f"{frame.moved.outcome}: {frame.moved.detail}"] += 1
                 watcher.frames.clear()
 
     # -- faults
