@@ -25,6 +25,7 @@ BENCHES = {
     "overhead": ("shoal.bench.overhead", "what Shoal adds to plain vLLM: one instance against one server, in turns"),
     "failover": ("shoal.bench.failover", "kill and freeze instances under streams; compare every token"),
     "fanin": ("shoal.bench.fanin", "one frontend before many fake instances: its CPU, and how old its view gets"),
+    "router": ("shoal.bench.router", "how long one placement takes, by instances and prompt blocks"),
     "steady": ("shoal.bench.steady", "a steady stream over two instances: lost requests, memory growth, blocks"),
     "hangup": ("shoal.bench.hangup", "clients that hang up at random points: leaks, and how soon blocks are back"),
     "migrate": ("shoal.bench.migrate", "moves of running requests: the pause, the copy, and what others notice"),

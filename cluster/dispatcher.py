@@ -25,6 +25,7 @@ from shoal.cluster.journal import FINISH_OUTCOMES, Outcome, Ticket, Verdict
 from shoal.cluster.ledgers import Flight, Ledgers
 from shoal.cluster.link import Link, LinkEnd
 from shoal.cluster.request_context import RequestContext
+from shoal.instance.frames import TELL_BLOCKS
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import (
     DeadlinePassed,
@@ -43,6 +44,7 @@ from shoal.router.view import Standing
 log = logging.getLogger(__name__)
 TICK_S = 0.05
 RETURNS_PER_TICK = 8
+GRACE_S = 0.02  # a node's instances die together: nobody may be sent to the next one to die, and be suspected
 RETRY_AFTER_S = 2.0
 
 
@@ -65,7 +67,7 @@ class Dispatcher:
         self.ledgers = Ledgers(limits, fail, clock)
         self.view, self.journal, self.admission = self.ledgers.view, self.ledgers.journal, self.ledgers.admission
         self.flights, self.quarantine = self.ledgers.flights, self.ledgers.quarantine
-        self.returns_left = RETURNS_PER_TICK
+        self.returns_left, self.returns_after_s = RETURNS_PER_TICK, 0.0
         self.failovers = 0
         self.link_ends: Counter[LinkEnd] = Counter()
         self.links: dict[str, Link] = {}
@@ -96,8 +98,10 @@ class Dispatcher:
             error = Quarantined("this request was present when two instances crashed")
             self.ledgers.fail(ticket.request_id, Outcome.QUARANTINED, error)
         for ticket in orphans.resubmit:
-            if not self.handovers.go_back(ticket.request_id):
-                self.ledgers.send_back(ticket.request_id)
+            self.ledgers.send_back(ticket.request_id)
+        if why is LinkEnd.CRASHED:
+            self.returns_after_s = self.clock() + GRACE_S
+            asyncio.get_running_loop().call_later(GRACE_S, self._pump)
         self.failovers += len(orphans.resubmit)
         log.warning(
             "%s %s: %d moved, %d given up", link.instance_id, why.value, len(orphans.resubmit), len(orphans.quarantine)
@@ -137,7 +141,7 @@ class Dispatcher:
         for route in list(self.admission.queued()):
             flight = self.flights[route.request_id]
             if flight.ticket.epoch:
-                if not self.returns_left:
+                if not self.returns_left or self.clock() < self.returns_after_s:
                     return
                 self.returns_left -= 1
             self._try(flight, route)
@@ -146,7 +150,7 @@ class Dispatcher:
         """Placed or failed, it is out of the queue; else it goes on waiting."""
         request_id = route.request_id
         try:
-            match place(route, self.view, self.policy, self.clock(), self.rng):
+            match self.handovers.way_back(flight) or place(route, self.view, self.policy, self.clock(), self.rng):
                 case Placement() as placement:
                     self._send(flight, placement)
                 case Rejection(reason):
@@ -212,10 +216,16 @@ class Dispatcher:
         if report.outputs:
             self._accept_outputs(link, report)
         self.view.observe(link.instance_id, load_of(report.load), self.clock())
-        for change in report.blocks:
-            self.view.block_changes(link.instance_id, change_of(change), change.hashes)
+        self._on_blocks(link, report)
         if self.admission.queued_requests:
             self._pump()
+
+    def _on_blocks(self, link: Link, report: pb.StepReport) -> None:
+        """What was missed makes the instance tell all of its blocks anew; until then it counts as empty."""
+        changes = [(change_of(change), change.hashes) for change in report.blocks]
+        if self.view.block_batch(link.instance_id, changes, report.block_sequence):
+            log.warning("%s: block changes before number %d are missing", link.instance_id, report.block_sequence)
+            link.send(pb.Up(call=pb.Call(method=TELL_BLOCKS)))
 
     def _accept_outputs(self, link: Link, report: pb.StepReport) -> None:
         batch = self.decode(report.outputs)
@@ -259,6 +269,7 @@ class Dispatcher:
         if ticket is None or ticket.owner != link.instance_id or ticket.epoch != refused.epoch:
             return
         if self.handovers.was_refused(refused.request_id):
+            self._pump()
             return
         outcome = Outcome.REFUSED if refused.client_fault else Outcome.ERROR
         self.ledgers.fail(refused.request_id, outcome, refusal_of(link.instance_id, refused))

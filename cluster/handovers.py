@@ -93,29 +93,22 @@ class Handovers:
             move.pause_s = now_s - flight.heard_s
             self.counts.paused(move.pause_s)
 
-    def go_back(self, request_id: str) -> bool:
-        """It has no owner, for its target was lost or refused before it said anything: to its source again. False: that
-        was no move, or one that went back already, or the source is gone too.
-        """
-        flight = self.ledgers.flights.get(request_id)
-        move = flight.moving if flight is not None else None
-        if flight is None or move is None or move.resubmitted or move.source not in self.links:
-            return False
+    def way_back(self, flight: Flight) -> Placement | None:
+        """Its target was lost, or refused, before it said anything: to its source again, where its blocks still are."""
+        move = flight.moving
+        if move is None or move.resubmitted or move.source not in self.links:
+            return None
         move.resubmitted = True
         self.counts.resubmitted[move.reason] += 1
-        self.ledgers.journal.assign(request_id, move.source)
-        self._book(flight, move.source, flight.ticket.rest().context_tokens - 1)
-        self.links[move.source].submit(flight.ticket.submit())
-        return True
+        return Placement(move.source, flight.ticket.rest().context_tokens - 1)
 
     def was_refused(self, request_id: str) -> bool:
-        """By the target of a move: the lease was over, say. Then it has another place, or waits for one."""
+        """By the target of a move: the lease was over, say. It waits for a place again. False: that was no move."""
         flight = self.ledgers.flights[request_id]
         if flight.moving is None or flight.moving.resubmitted:
             return False
         self.ledgers.journal.release(request_id)
-        if not self.go_back(request_id):
-            self.ledgers.send_back(request_id)
+        self.ledgers.send_back(request_id)
         return True
 
 

@@ -12,6 +12,7 @@ from shoal.proto.codec import WireOutput
 from shoal.proto.v1 import instance_pb2 as pb
 
 PROTOCOL = 1
+TELL_BLOCKS = "tell_blocks"  # the call by which a watcher that missed block changes asks for all of them anew
 KINDS = {"stored": pb.BlockChange.STORED, "removed": pb.BlockChange.REMOVED, "cleared": pb.BlockChange.CLEARED}
 
 
@@ -108,6 +109,7 @@ def replay(held: Held) -> Said:
 
 __all__ = [
     "PROTOCOL",
+    "TELL_BLOCKS",
     "adopted_frame",
     "block_changes",
     "held_of",

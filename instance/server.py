@@ -19,6 +19,7 @@ from shoal.instance.auth import has_token
 from shoal.instance.block_log import BlockLog
 from shoal.instance.frames import (
     PROTOCOL,
+    TELL_BLOCKS,
     adopted_frame,
     block_changes,
     held_of,
@@ -150,11 +151,11 @@ class InstanceServer(rpc.InstanceServicer):
                     self._send_report(watcher)
             self._abort_engine(self.holdings.expire(now_s))
             self.desk.tick(now_s)
-            self._spawn(self._report_residents(now_s))
+            if planners := [watcher.number for watcher in self.watchers.values() if not watcher.wants_blocks]:
+                self._spawn(self._report_residents(now_s, planners))
 
-    async def _report_residents(self, now_s: float) -> None:
-        planners = [watcher.number for watcher in self.watchers.values() if not watcher.wants_blocks]
-        residents = await self.desk.residents(now_s) if planners else None
+    async def _report_residents(self, now_s: float, planners: list[int]) -> None:
+        residents = await self.desk.residents(now_s)
         for watcher in [self.watchers[number] for number in planners if number in self.watchers]:
             if residents is not None:
                 self._send_report(watcher, residents=residents)
@@ -205,6 +206,10 @@ class InstanceServer(rpc.InstanceServicer):
         why = objection(hello, self.engine.info)
         if why is not None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{self.instance_id}: {why}")
+        return self.seat(hello, sealed=seals is not None), seals
+
+    def seat(self, hello: pb.Hello, *, sealed: bool) -> Watcher:
+        """A new stream of that watcher; an earlier one, and what it left, is over."""
         for former in [w for w in self.watchers.values() if w.watcher_id == hello.watcher_id]:
             former.end("ABORTED", "a later stream of this watcher took over")
             self._leave(former)
@@ -212,12 +217,12 @@ class InstanceServer(rpc.InstanceServicer):
         self.attached += 1
         watcher = Watcher(self.attached, hello.watcher_id, bool(hello.vllm_version), self._leave)
         welcome = self.welcome()
-        welcome.welcome.sealed = seals is not None
+        welcome.welcome.sealed = sealed
         watcher.push(welcome)
         if watcher.wants_blocks:
             self.blocks.watch(watcher.number)
         self.watchers[watcher.number] = watcher
-        return watcher, seals
+        return watcher
 
     def welcome(self) -> pb.Down:
         return welcome_frame(
@@ -374,6 +379,9 @@ class InstanceServer(rpc.InstanceServicer):
     async def _call(self, watcher: Watcher, call: pb.Call) -> None:
         reply = pb.Reply(call_id=call.call_id)
         try:
+            if call.method == TELL_BLOCKS and watcher.number in self.watchers:
+                self.blocks.watch(watcher.number)
+                return
             arguments = json.loads(call.arguments_json or "{}")
             result = await asyncio.wrap_future(self.stepper.ask(lambda: self.engine.call(call.method, arguments)))
             reply.result_json = json.dumps(result)

@@ -109,6 +109,24 @@ class ScalingConfig(Section):
     cooldown_s: PositiveFloat = Field(60.0, description="between two changes")
 
 
+PolicyName = Literal[
+    "prefix_least_work",
+    "least_work",
+    "round_robin",
+    "random",
+    "power_of_two",
+    "join_shortest_queue",
+    "lmetric",
+    "sglang_cache_aware",
+    "dynamo_cost",
+    "aibrix_prefix_cache",
+    "llmd",
+    "llumnix_freeness",
+    "llumnix_backlog",
+    "memserve_prompt_tree",
+]
+
+
 class ClusterConfig(Section):
     model: str = Field("tiny", description="'tiny' (made on the spot), a Hugging Face id, or a folder")
     served_model_name: str | None = Field(
@@ -120,9 +138,7 @@ class ClusterConfig(Section):
     http_port: Port = Field(8000, description="OpenAI and Anthropic API; 0: a free one")
     grpc_port: Port = Field(50051, description="gRPC API; 0: a free one")
     frontend: Literal["own", "haproxy"] = Field("own", description="own listeners, or HTTP through Ray Serve's HAProxy")
-    policy: Literal["round_robin", "power_of_two", "least_work", "prefix_least_work"] = Field(
-        "prefix_least_work", description="how requests are placed; see docs/policies.md"
-    )
+    policy: PolicyName = Field("prefix_least_work", description="how requests are placed; see docs/policies.md")
     weights: dict[str, float] = Field({}, description="scorer name -> weight, over the policy's own")
     keys: dict[str, str] = Field({}, description="API key -> tenant; empty: no key needed, one tenant 'default'")
     secret: SecretStr = Field(

@@ -4,6 +4,7 @@ who keeps it true.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -78,7 +79,7 @@ class Placement:
 
     instance: str
     cached_tokens: int = 0
-    terms: dict[str, tuple[Term, ...]] = field(default_factory=dict)
+    terms: Mapping[str, tuple[Term, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

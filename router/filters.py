@@ -36,7 +36,10 @@ def _keep_lora(question: Question, left: Bools) -> Bools:
 
 
 def _keep_context(question: Question, left: Bools) -> Bools:
-    return left & (question.request.context_tokens < question.members.max_model_len)
+    context_tokens = question.request.context_tokens
+    if context_tokens < question.members.least_model_len:
+        return left
+    return left & (context_tokens < question.members.max_model_len)
 
 
 def _keep_role(question: Question, left: Bools) -> Bools:
@@ -56,8 +59,8 @@ def _keep_not_excluded(question: Question, left: Bools) -> Bools:
 
 def _keep_fresh(question: Question, left: Bools) -> Bools:
     """A preference: where all are stale, staleness says nothing about any of them."""
-    fresh = left & (question.now_s - question.snapshot.observed_s <= FRESH_S)
-    return fresh if fresh.any() else left
+    fresh = left & (question.snapshot.observed_s >= question.now_s - FRESH_S)
+    return fresh if np.count_nonzero(fresh) else left
 
 
 def _why_context(question: Question) -> str:

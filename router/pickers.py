@@ -14,8 +14,11 @@ Picker = Callable[[Floats, Random], int]
 
 
 def least(totals: Floats, rng: Random) -> int:
-    best = np.flatnonzero(totals == totals.min())
-    return int(best[rng.randrange(len(best))])
+    best = int(totals.argmin())
+    ties = totals == totals[best]
+    if np.count_nonzero(ties) <= 1:
+        return best
+    return int(rng.choice(np.flatnonzero(ties)))
 
 
 def least_of_two(totals: Floats, rng: Random) -> int:

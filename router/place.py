@@ -5,21 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 import numpy as np
 
-from shoal.router.contract import Decision, Placement, Rejection, RouteRequest, Term, Wait
+from shoal.router.contract import Decision, Placement, Rejection, RouteRequest, Wait
 from shoal.router.filters import Filter
 from shoal.router.pickers import Picker
 from shoal.router.scorers import Scorer
-from shoal.router.snapshot import Bools, Floats, Ints, Question
+from shoal.router.snapshot import Bools, Floats, Question
+from shoal.router.terms import Terms
 from shoal.router.view import ClusterView
 
-EXPLAINED = 8  # candidates whose terms a placement carries: the chosen one and the cheapest others
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Policy:
     """`weights` has one entry per scorer; a scorer of weight 0 is not asked."""
 
@@ -29,37 +29,44 @@ class Policy:
     weights: Mapping[str, float]
     picker: Picker
 
+    @cached_property
+    def asked(self) -> list[tuple[str, Scorer, float]]:
+        return [(name, scorer, self.weights[name]) for name, scorer in self.scorers.items() if self.weights[name]]
+
 
 def place(request: RouteRequest, view: ClusterView, policy: Policy, now_s: float, rng: Random) -> Decision:
-    question = view.question(request, now_s)
-    fitting = _fitting(question, policy.filters)
-    if isinstance(fitting, Wait | Rejection):
-        return fitting
-    rows: Ints = np.flatnonzero(fitting)
-    costs = _costs(question, policy, rows)
-    totals = _totals(costs, policy.weights, len(rows))
+    """Scorers see only those who may serve the request."""
+    asked = view.question(request, now_s)
+    fitting = _fitting(asked, policy.filters)
+    count = np.count_nonzero(fitting)
+    if not count:
+        return _refusal(asked, policy.filters)
+    question = asked if count == len(fitting) else asked.only(np.flatnonzero(fitting))
+    costs = {name: scorer(question) for name, scorer, _ in policy.asked}
+    totals = _totals(costs, policy.weights, count)
     chosen = policy.picker(totals, rng)
-    return Placement(
-        instance=question.members.infos[rows[chosen]].id,
-        cached_tokens=int(question.cached_tokens[rows[chosen]]),
-        terms=_terms(question, rows, costs, policy.weights, _shown(totals, chosen)),
-    )
+    infos = question.members.infos
+    terms = Terms(infos, costs, policy.weights, totals, chosen)
+    return Placement(infos[chosen].id, int(question.cached_tokens[chosen]), terms)
 
 
-def _fitting(question: Question, filters: tuple[Filter, ...]) -> Bools | Wait | Rejection:
+def _fitting(question: Question, filters: tuple[Filter, ...]) -> Bools:
+    left: Bools = np.ones(len(question.members), dtype=np.bool_)
+    for step in filters:
+        left = step.keep(question, left)
+    return left
+
+
+def _refusal(question: Question, filters: tuple[Filter, ...]) -> Wait | Rejection:
+    """Which filter left nobody."""
     left: Bools = np.ones(len(question.members), dtype=np.bool_)
     if not len(left):
         return Wait("no instance has joined")
     for step in filters:
         left = step.keep(question, left)
         if not left.any():
-            return Rejection(step.why(question)) if step.permanent else Wait(step.why(question))
-    return left
-
-
-def _costs(question: Question, policy: Policy, rows: Ints) -> dict[str, Floats]:
-    asked = [name for name in policy.scorers if policy.weights[name]]
-    return {name: policy.scorers[name](question)[rows] for name in asked}
+            break
+    return Rejection(step.why(question)) if step.permanent else Wait(step.why(question))
 
 
 def _totals(costs: Mapping[str, Floats], weights: Mapping[str, float], count: int) -> Floats:
@@ -69,23 +76,4 @@ def _totals(costs: Mapping[str, Floats], weights: Mapping[str, float], count: in
     return totals
 
 
-def _shown(totals: Floats, chosen: int) -> list[int]:
-    """The chosen one first, then the cheapest others."""
-    if len(totals) <= EXPLAINED:
-        cheapest = np.argsort(totals, kind="stable").tolist()
-    else:
-        some = np.argpartition(totals, EXPLAINED)[:EXPLAINED]
-        cheapest = some[np.argsort(totals[some], kind="stable")].tolist()
-    return [chosen, *(i for i in cheapest if i != chosen)][:EXPLAINED]
-
-
-def _terms(
-    question: Question, rows: Ints, costs: Mapping[str, Floats], weights: Mapping[str, float], shown: list[int]
-) -> dict[str, tuple[Term, ...]]:
-    def terms(i: int) -> tuple[Term, ...]:
-        return tuple([Term(name, float(cost[i]), weights[name]) for name, cost in costs.items()])
-
-    return {question.members.infos[rows[i]].id: terms(i) for i in shown}
-
-
-__all__ = ["EXPLAINED", "Policy", "place"]
+__all__ = ["Policy", "place"]

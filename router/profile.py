@@ -1,43 +1,46 @@
 """The named policies, and how weights from the configuration bend them. With no weights a policy is the heuristic of
-its name."""
+its name. Other projects' rules are here as baselines: with their published formulas and default settings, over what our
+view knows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from shoal.proto.errors import InvalidArgument
 from shoal.router.filters import STANDARD
 from shoal.router.pickers import Picker, least, least_of_two
 from shoal.router.place import Policy
+from shoal.router.policies.llmd import PRECISE_PREFIX
 from shoal.router.scorers import SCORERS
 
 Weights = Mapping[str, float]
 
 
-def _round_robin(weights: Weights) -> Policy:
-    """Whoever was placed on longest ago: fair whatever is filtered out, and a newcomer gets one turn, not a burst to
-    catch up."""
-    return _policy("round_robin", "turn", least, weights)
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Scorers with their weights, and how to choose from the sums. `random` weighs nothing: everything ties."""
+
+    weights: Weights
+    picker: Picker = least
 
 
-def _power_of_two(weights: Weights) -> Policy:
-    return _policy("power_of_two", "requests", least_of_two, weights)
-
-
-def _least_work(weights: Weights) -> Policy:
-    return _policy("least_work", "least_work", least, weights)
-
-
-def _prefix_least_work(weights: Weights) -> Policy:
-    return _policy("prefix_least_work", "prefix_least_work", least, weights)
-
-
-PROFILES: dict[str, Callable[[Weights], Policy]] = {
-    "round_robin": _round_robin,
-    "power_of_two": _power_of_two,
-    "least_work": _least_work,
-    "prefix_least_work": _prefix_least_work,
+PROFILES: dict[str, Profile] = {
+    "prefix_least_work": Profile({"prefix_least_work": 1.0}),
+    "least_work": Profile({"least_work": 1.0}),
+    "round_robin": Profile({"turn": 1.0}),
+    "random": Profile({}),
+    "power_of_two": Profile({"requests": 1.0}, least_of_two),
+    "join_shortest_queue": Profile({"requests": 1.0}),
+    "lmetric": Profile({"prefix_least_work": 1.0}),
+    "sglang_cache_aware": Profile({"sglang_cache_aware": 1.0}),
+    "dynamo_cost": Profile({"dynamo_cost": 1.0}),
+    "aibrix_prefix_cache": Profile({"aibrix_prefix_cache": 1.0}),
+    "llmd": Profile(PRECISE_PREFIX),
+    "llumnix_freeness": Profile({"llumnix_freeness": 1.0}),
+    "llumnix_backlog": Profile({"llumnix_backlog": 1.0}),
+    "memserve_prompt_tree": Profile({"memserve_prompt_tree": 1.0}),
 }
 
 
@@ -51,12 +54,9 @@ def build_policy(name: str, weights: Weights | None = None) -> Policy:
             raise InvalidArgument("weights", limit=f"among {', '.join(SCORERS)}", given=scorer)
         if not (math.isfinite(weight) and weight >= 0):
             raise InvalidArgument(f"weights.{scorer}", limit="a finite number of at least 0", given=weight)
-    return PROFILES[name](weights or {})
+    profile = PROFILES[name]
+    named = {**profile.weights, **(weights or {})}
+    return Policy(name, STANDARD, SCORERS, {scorer: named.get(scorer, 0.0) for scorer in SCORERS}, profile.picker)
 
 
-def _policy(name: str, heuristic: str, picker: Picker, weights: Weights) -> Policy:
-    defaults = {scorer: float(scorer == heuristic) for scorer in SCORERS}
-    return Policy(name, STANDARD, SCORERS, {**defaults, **weights}, picker)
-
-
-__all__ = ["PROFILES", "build_policy"]
+__all__ = ["PROFILES", "Profile", "build_policy"]

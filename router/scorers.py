@@ -10,6 +10,8 @@
   context_tokens     context of its running requests: what each decode step has to read
   step_ms            its recent step time
 
+Those of other projects' policies stand with their formulas in `policies/`.
+
 The product in least_work prices both sides of a mixed engine at once: tokens ahead of this request delay its first
 token, and each of its own prefill tokens delays a token of everybody in the batch.
 """
@@ -20,6 +22,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from shoal.router.policies.aibrix import aibrix_prefix_cache
+from shoal.router.policies.dynamo import dynamo_cost
+from shoal.router.policies.llmd import llmd_prefix, llmd_queue
+from shoal.router.policies.llumnix import llumnix_backlog, llumnix_freeness
+from shoal.router.policies.memserve import memserve_prompt_tree
+from shoal.router.policies.sglang import sglang_cache_aware
 from shoal.router.snapshot import Floats, Question
 
 Scorer = Callable[[Question], Floats]
@@ -69,6 +77,14 @@ SCORERS: dict[str, Scorer] = {
     "kv_use": kv_use,
     "context_tokens": context_tokens,
     "step_ms": step_ms,
+    "sglang_cache_aware": sglang_cache_aware,
+    "dynamo_cost": dynamo_cost,
+    "aibrix_prefix_cache": aibrix_prefix_cache,
+    "llmd_prefix": llmd_prefix,
+    "llmd_queue": llmd_queue,
+    "llumnix_freeness": llumnix_freeness,
+    "llumnix_backlog": llumnix_backlog,
+    "memserve_prompt_tree": memserve_prompt_tree,
 }
 
 __all__ = ["SCORERS", "Scorer", *SCORERS]

@@ -1,14 +1,16 @@
-"""What a decision reads: frozen columns, one row per joined instance, and the question asked of them.
+"""What a decision reads: columns with one row per joined instance, and the question asked of them.
 
 Columns (read-only numpy arrays) rather than one object per instance, so that a decision over hundreds of instances is
-a few array operations. `Candidate` is the same picture of one instance for people and for slow planners.
+a few array operations. They are windows on the view's own table, not copies: true until the view hears its next fact,
+and never kept beyond one decision. `Candidate` is the same picture of one instance for people and for slow planners.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,22 +32,39 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Fixed facts, by row."""
+    """Fixed facts, by row. `least_model_len` fits everywhere; no block is larger than `most_block_size`."""
 
-    infos: tuple[InstanceInfo, ...]
-    block_size: Ints
+    infos: npt.NDArray[Any]
+    block_size: Floats
     total_blocks: Floats
     max_model_len: Ints
     takes_prompts: Bools
+    least_model_len: int
+    most_block_size: int
 
     @staticmethod
-    def of(infos: tuple[InstanceInfo, ...]) -> Members:
+    def of(infos: Sequence[InstanceInfo]) -> Members:
+        objects = np.empty(len(infos), dtype=object)
+        objects[:] = infos
         return Members(
-            infos,
-            block_size=np.array([i.block_size for i in infos], dtype=np.int64),
+            objects,
+            block_size=np.array([i.block_size for i in infos], dtype=np.float64),
             total_blocks=np.array([i.total_blocks for i in infos], dtype=np.float64),
             max_model_len=np.array([i.max_model_len for i in infos], dtype=np.int64),
             takes_prompts=np.array([i.role is not Role.DECODE for i in infos], dtype=np.bool_),
+            least_model_len=min((i.max_model_len for i in infos), default=0),
+            most_block_size=max((i.block_size for i in infos), default=1),
+        )
+
+    def only(self, rows: Ints) -> Members:
+        return Members(
+            self.infos[rows],
+            self.block_size[rows],
+            self.total_blocks[rows],
+            self.max_model_len[rows],
+            self.takes_prompts[rows],
+            self.least_model_len,
+            self.most_block_size,
         )
 
     def __len__(self) -> int:
@@ -54,35 +73,63 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Live facts, by row. Bookings are included in `requests` and `prefill_tokens`.
+    """Live facts, by row; the fields after `table` are its rows in this order. Bookings are included in `requests`,
+    `waiting` and `prefill_tokens`.
 
     `turn`: number of the latest placement that went there, 0 = none yet. `observed_s`: when the latest report came,
-    +inf before the first one (an instance that has just joined is not stale).
+    +inf before the first one (an instance that has just joined is not stale). `cached_blocks`: how many blocks the
+    index knows on its device.
     """
 
     members: Members
     placeable: Bools
+    table: Floats
     requests: Floats
+    waiting: Floats
     prefill_tokens: Floats
     context_tokens: Floats
     free_blocks: Floats
     step_ms: Floats
     observed_s: Floats
     turn: Floats
+    cached_blocks: Floats
+
+    COLUMNS: ClassVar[int] = 9
+
+    @classmethod
+    def over(cls, members: Members, placeable: Bools, table: Floats) -> Snapshot:
+        return cls(members, placeable, table, *table)
+
+    def only(self, rows: Ints) -> Snapshot:
+        return self.over(self.members.only(rows), self.placeable[rows], self.table[:, rows])
+
+    def sealed(self) -> Snapshot:
+        """A read-only window on the same numbers."""
+        placeable, table = self.placeable.view(), self.table.view()
+        placeable.flags.writeable = table.flags.writeable = False
+        return self.over(self.members, placeable, table)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request asked of one snapshot. `cached_tokens`: what each row is believed to hold of it."""
+    """One request asked of one snapshot. What each row is believed to have of it, from the start on without a gap:
+    `cached_tokens` on its device, `pool_tokens` there or in its pool, `disk_tokens` there, in its pool or on disk."""
 
     request: RouteRequest
     snapshot: Snapshot
-    cached_tokens: Ints
+    cached_tokens: Floats
+    pool_tokens: Floats
+    disk_tokens: Floats
     now_s: float
 
     @property
     def members(self) -> Members:
         return self.snapshot.members
+
+    def only(self, rows: Ints) -> Question:
+        """The same question asked of some rows."""
+        reach = (self.cached_tokens[rows], self.pool_tokens[rows], self.disk_tokens[rows])
+        return Question(self.request, self.snapshot.only(rows), *reach, self.now_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,13 @@ class BudgetLimits:
 
 @dataclass(slots=True)
 class Budget:
-    """One per instance: owner of its moves under way and of the time up to which the link is spoken for."""
+    """One per instance: owner of its moves under way, of the time up to which the link is spoken for, and of the sum
+    of times spent on copying."""
 
     limits: BudgetLimits = field(default_factory=BudgetLimits)
     moves: int = 0
     link_free_s: float = 0.0
+    copy_s: float = 0.0
 
     def has_room(self) -> bool:
         return self.moves < self.limits.moves
@@ -47,6 +49,7 @@ class Budget:
 
     def rest_s(self, copied_bytes: int, copy_s: float, now_s: float) -> float:
         """Wait so long before the next parcel, having worked `copy_s` on this one."""
+        self.copy_s += copy_s
         start_s = max(self.link_free_s, now_s - copy_s)
         self.link_free_s = start_s + copied_bytes / self.limits.rate_bytes_per_s
         return max(copy_s * (1 / self.limits.duty - 1), self.link_free_s - now_s, 0.0)

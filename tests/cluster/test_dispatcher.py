@@ -297,6 +297,21 @@ def inject(link, make_frame):
     link.call.read = injected
 
 
+async def test_missed_block_changes_are_told_anew():
+    async with MiniCluster(1) as cluster:
+        frontend = await cluster.frontend()
+        dispatcher, server = frontend.dispatcher, cluster.lives[0].server
+        assert_whole(await frontend.run("r", list(range(40)), 20), 20)
+        await eventually(lambda: dispatcher.view.holdings() != [])
+        unheard = report_of(blocks=[pb.BlockChange(hashes=[b"x"])], block_sequence=server.blocks.sequence + 7)
+        inject(dispatcher.links["i0"], lambda: unheard)
+        await eventually(lambda: dispatcher.view.holdings() == [])
+        await eventually(lambda: dispatcher.view.holdings() != [])
+        [holding] = dispatcher.view.holdings()
+        assert set(holding.hashes) == set(server.blocks.cached)
+        await assert_clean(cluster, frontend)
+
+
 async def test_a_gap_takes_the_request_away_from_its_instance_and_loses_nothing():
     async with MiniCluster(1) as cluster:
         frontend = await cluster.frontend()

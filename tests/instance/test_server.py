@@ -10,6 +10,7 @@ import pytest
 from shoal.instance import watcher as watcher_module
 from shoal.instance.block_keys import HASH_SEED, block_hashes
 from shoal.instance.fake_tokens import reply
+from shoal.instance.frames import TELL_BLOCKS
 from shoal.instance.server import PROTOCOL
 from shoal.proto import failpoints
 from shoal.proto.codec import FINISH_LENGTH
@@ -239,6 +240,19 @@ async def test_a_late_watcher_is_told_the_whole_cache_and_then_the_same_news(ins
             assert late.believed_blocks() > cached
             sequence = instance.server.blocks.sequence
             await late.until(lambda: late.reports()[-1].block_sequence == sequence)
+
+
+async def test_a_watcher_that_asks_is_told_the_whole_cache_anew(instance: Instance) -> None:
+    async with attached(instance, "f") as [peer]:
+        peer.send(submit("a", list(range(40)), max_tokens=9))
+        await peer.until(lambda: peer.finished("a"))
+        await peer.until(lambda: peer.believed_blocks() == set(instance.server.blocks.cached))
+        told = len(peer.reports())
+        peer.send(pb.Up(call=pb.Call(method=TELL_BLOCKS)))
+        await peer.until(lambda: any(report.blocks for report in peer.reports()[told:]))
+        anew = next(report for report in peer.reports()[told:] if report.blocks)
+        assert anew.blocks[0].kind == pb.BlockChange.CLEARED
+        assert {h for change in anew.blocks for h in change.hashes} == set(instance.server.blocks.cached)
 
 
 async def test_blocks_that_are_evicted_leave_every_index() -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from shoal.router.contract import InstanceInfo, InstanceLoad, Placement, Rejection, Role, RouteRequest, Term, Wait
 from shoal.router.filters import FRESH_S
-from shoal.router.place import EXPLAINED, place
+from shoal.router.place import place
 from shoal.router.profile import PROFILES, build_policy
 from shoal.router.snapshot import Standing
+from shoal.router.terms import EXPLAINED
 from shoal.router.view import ClusterView
 
 
@@ -120,6 +121,24 @@ def test_power_of_two_takes_the_less_busy_of_the_two_drawn_and_so_never_the_busi
     chosen = Counter(ask(view, "power_of_two", seed=seed).instance for seed in range(300))
     assert chosen["c"] == 0
     assert chosen["a"] > chosen["b"] > 0  # a wins two of the three pairs, b one
+
+
+def test_join_shortest_queue_takes_the_fewest_requests_of_all():
+    view = view_of(a=InstanceLoad(running=2), b=InstanceLoad(waiting=1, queued_prefill_tokens=900), c=InstanceLoad(3))
+    assert {ask(view, "join_shortest_queue", seed=seed).instance for seed in range(20)} == {"b"}
+
+
+def test_random_is_blind_to_load():
+    view = view_of(a=InstanceLoad(running=9), b=InstanceLoad())
+    chosen = Counter(ask(view, "random", seed=seed).instance for seed in range(200))
+    assert 70 < chosen["a"] < 130
+
+
+def test_lmetric_multiplies_uncached_prefill_by_the_batch():
+    view = view_of(a=InstanceLoad(running=3, uncached_prefill_tokens=5), b=InstanceLoad(queued_prefill_tokens=200))
+    view.block_changes("a", "stored", [b"1", b"2"])
+    decision = ask(view, "lmetric", request(block_hashes=(b"1", b"2")))
+    assert {name: terms[0].raw for name, terms in decision.terms.items()} == {"b": 300, "a": 340}  # (5 + 80) * 4
 
 
 def test_power_of_two_with_one_instance_takes_it():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.router.prefix_index import PrefixIndex
+from shoal.router.prefix_index import PrefixIndex, Tier
 
 A, B, C, D = (bytes([i]) * 4 for i in range(4))
 
@@ -72,7 +72,7 @@ def test_bound_drops_the_tail_of_a_chain_before_its_head():
     index = index_of("x", bound=3)
     index.stored("x", [A, B, C, D])
     assert index.match([A, B, C, D]) == {"x": 3}
-    assert index.blocks("x") == 3
+    assert len(index.held("x")) == 3
     index.check()
 
 
@@ -83,6 +83,42 @@ def test_touched_blocks_outlive_newer_ones():
     index.touch("x", [A])
     index.stored("x", [C])
     assert (index.match([A]), index.match([B]), index.match([C])) == ({"x": 1}, {}, {"x": 1})
+
+
+def test_all_instances_share_one_bound():
+    index = PrefixIndex(100, max_blocks=6)
+    index.join("x")
+    index.stored("x", [A, B, C, D])
+    assert index.match([A, B, C, D]) == {"x": 4}
+    index.join("y")  # three each
+    index.stored("y", [A, B, C, D])
+    assert index.match([A, B, C, D]) == {"x": 3, "y": 3}
+    index.check()
+
+
+def test_a_large_ledger_forgets_a_sixteenth_at_a_time():
+    index = index_of("x", bound=160)
+    chain = [n.to_bytes(2, "big") for n in range(161)]
+    index.stored("x", chain)
+    assert index.match(chain) == {"x": 150}
+    index.check()
+
+
+def test_slower_tiers_extend_what_a_faster_one_holds_and_bridge_its_gaps():
+    index = index_of("x", "y")
+    index.stored("x", [A, C])
+    index.stored("x", [B], Tier.POOL)
+    index.stored("x", [D], Tier.DISK)
+    index.stored("y", [A, B], Tier.POOL)
+    chain = [A, B, C, D]
+    assert index.match(chain) == {"x": 1}
+    assert index.match(chain, Tier.POOL) == {"x": 3, "y": 2}
+    assert index.match(chain, Tier.DISK) == {"x": 4, "y": 2}
+    index.clear("x", Tier.POOL)
+    assert index.match(chain, Tier.DISK) == {"x": 1, "y": 2}
+    index.removed("y", [A], Tier.POOL)
+    assert index.match(chain, Tier.DISK) == {"x": 1}
+    index.check()
 
 
 @pytest.mark.parametrize("instances", [1, 7, 8, 9, 65, 512])
@@ -118,10 +154,11 @@ class NaiveIndex:
     def change(self, act: str, held: OrderedDict, hashes: list[bytes]) -> None:
         if act == "clear":
             held.clear()
+        near = 2 * len(held) > self.bound  # below that `touch` is not worth its time
         for block in reversed(hashes):
             if act == "removed":
                 held.pop(block, None)
-            elif act == "stored" or (act == "touch" and block in held):
+            elif act == "stored" or (act == "touch" and near and block in held):
                 held.pop(block, None)
                 held[block] = None
         while len(held) > self.bound:

@@ -169,13 +169,14 @@ def test_age_is_that_of_the_latest_report():
     assert [c.age_s for c in view.candidates(now_s=2.5)] == [0.5, 0.0]
 
 
-def test_snapshot_is_frozen_while_the_view_goes_on():
+def test_snapshot_is_a_window_on_the_view_that_nobody_can_write_through():
     view = view_of("a")
-    before = view.snapshot()
+    window = view.snapshot()
     view.book(request(), Placement("a"), now_s=0.0)
-    assert (before.requests.tolist(), view.snapshot().requests.tolist()) == ([0], [1])
-    with pytest.raises(ValueError, match="read-only"):
-        before.requests[0] = 5
+    assert window.requests.tolist() == [1]
+    for column in (window.requests, window.table, window.placeable):
+        with pytest.raises(ValueError, match="read-only"):
+            column[0] = 5
 
 
 @pytest.mark.parametrize(("tokens", "cached"), [(8, 4), (9, 8), (11, 8), (4, 0), (1, 0), (0, 0)])
