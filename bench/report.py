@@ -15,7 +15,8 @@ from shoal.proto.errors import Unavailable
 
 def plot_load(records: Sequence[Record], result: Mapping[str, Any], path: Path) -> None:
     """TTFT over time, output tokens per second, and the distributions of TTFT and TPOT. Raises Unavailable."""
-    figure, ((first, flow), (ttft, tpot)) = panels(2, 2)
+    figure = _figure((12, 8))
+    (first, flow), (ttft, tpot) = figure.subplots(2, 2)
     done = [record for record in records if record.end is End.COMPLETED]
     start_s = min((record.due_s for record in records), default=0.0)
     first.plot(
@@ -36,14 +37,35 @@ def plot_load(records: Sequence[Record], result: Mapping[str, Any], path: Path) 
 
 def panels(rows: int, columns: int) -> tuple[Any, Any]:
     """A figure and its axes. Raises Unavailable."""
+    figure = _figure((6 * columns, 4 * rows))
+    return figure, figure.subplots(rows, columns)
+
+
+def plot_bars(rows: Sequence[Mapping[str, Any]], value: str, path: Path) -> None:
+    """One group of bars per fleet and share, one bar per policy, on a logarithmic scale. Raises Unavailable."""
+    figure = _figure((9, 5))
+    axes = figure.subplots()
+    groups = list(dict.fromkeys((row["fleet"], row["share"]) for row in rows))
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    for number, policy in enumerate(policies):
+        mine = [row for row in rows if row["policy"] == policy]
+        at = [groups.index((row["fleet"], row["share"])) + 0.8 * number / len(policies) for row in mine]
+        axes.bar(at, [row[value] for row in mine], width=0.7 / len(policies), label=policy)
+    axes.set_xticks(range(len(groups)), [f"{fleet} at {share:.0%}" for fleet, share in groups])
+    axes.set(yscale="log", ylabel=value)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _figure(size: tuple[float, float]) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional and heavy
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional and heavy
     except ImportError:
         raise Unavailable("plots need matplotlib: install the `bench` extra") from None
-    figure = Figure(figsize=(6 * columns, 4 * rows), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns)
+    return figure
 
 
 def _tokens_per_second(done: Sequence[Record], start_s: float) -> list[tuple[int, int]]:
@@ -60,4 +82,4 @@ def _distribution(axes: Any, values: Sequence[float], label: str) -> None:
     axes.set(title=label, xlabel="ms", ylabel="share of requests", ylim=(0, 1.02))
 
 
-__all__ = ["panels", "plot_load"]
+__all__ = ["panels", "plot_bars", "plot_load"]

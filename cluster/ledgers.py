@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shoal.cluster.journal import Journal, Outcome, Ticket
+from shoal.cluster.journal import Journal, Move, Outcome, Ticket
 from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
+from shoal.cluster.stories import Stories
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
@@ -23,11 +24,15 @@ from shoal.router.view import ClusterView
 
 @dataclass(slots=True)
 class Flight:
-    """What the shell keeps of an open ticket: who asked, and who waits for it to be placed."""
+    """What the shell keeps of an open ticket: who asked, who waits for it to be placed, when its last output came, and
+    its move under way.
+    """
 
     ticket: Ticket
     context: RequestContext
     placed: asyncio.Future[None] | None = None
+    heard_s: float = 0.0
+    moving: Move | None = None
 
     def settle(self, error: ShoalError | None = None) -> bool:
         """Tells who waits for a place. False: nobody does."""
@@ -49,6 +54,7 @@ class Ledgers:
         self.admission = AdmissionQueue(limits)
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
+        self.stories = Stories()
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
         """It waits for a place. Raises the ShoalError that is its outcome."""
@@ -81,7 +87,8 @@ class Ledgers:
         """From here on the chosen instance owns it, under a new epoch."""
         route = self.admission.take(flight.ticket.request_id)
         self.view.book(route, placement, self.clock())
-        self.journal.assign(route.request_id, placement.instance)
+        epoch = self.journal.assign(route.request_id, placement.instance).epoch
+        self.stories.placed(route.request_id, placement, epoch, self.clock())
         flight.context.instance = placement.instance
         flight.settle()
 

@@ -301,20 +301,26 @@ class Steer(_message.Message):
     def __init__(self, draining: _Optional[bool] = ..., role: _Optional[str] = ...) -> None: ...
 
 class Handover(_message.Message):
-    __slots__ = ("move_id", "request_id", "epoch", "index", "target", "prepared")
+    __slots__ = ("move_id", "request_id", "epoch", "index", "target", "prepared", "reason", "sent_bytes", "stages")
     MOVE_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     PREPARED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
     move_id: str
     request_id: str
     epoch: int
     index: int
     target: str
     prepared: bool
-    def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., index: _Optional[int] = ..., target: _Optional[str] = ..., prepared: _Optional[bool] = ...) -> None: ...
+    reason: str
+    sent_bytes: int
+    stages: int
+    def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., index: _Optional[int] = ..., target: _Optional[str] = ..., prepared: _Optional[bool] = ..., reason: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ...) -> None: ...
 
 class Settle(_message.Message):
     __slots__ = ("move_id", "request_id", "epoch", "committed")
@@ -401,46 +407,52 @@ class Resident(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., frontend: _Optional[str] = ..., state: _Optional[str] = ..., priority: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., tenant: _Optional[str] = ..., lora: _Optional[str] = ..., unmovable: _Optional[str] = ..., moves: _Optional[int] = ..., since_s: _Optional[float] = ...) -> None: ...
 
 class Parcel(_message.Message):
-    __slots__ = ("open", "blocks", "prepare", "seal")
+    __slots__ = ("open", "blocks", "prepare", "number", "seal")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PREPARE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
     open: Open
     blocks: Blocks
     prepare: Prepare
+    number: int
     seal: int
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., blocks: _Optional[_Union[Blocks, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., seal: _Optional[int] = ...) -> None: ...
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., blocks: _Optional[_Union[Blocks, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("opened", "installed", "prepared", "declined", "seal")
+    __slots__ = ("opened", "installed", "prepared", "declined", "number", "seal")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     INSTALLED_FIELD_NUMBER: _ClassVar[int]
     PREPARED_FIELD_NUMBER: _ClassVar[int]
     DECLINED_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     installed: Installed
     prepared: Prepared
     declined: Declined
+    number: int
     seal: int
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., installed: _Optional[_Union[Installed, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., declined: _Optional[_Union[Declined, _Mapping]] = ..., seal: _Optional[int] = ...) -> None: ...
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., installed: _Optional[_Union[Installed, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., declined: _Optional[_Union[Declined, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("move_id", "source", "fingerprint", "submit", "hashes", "shared_memory")
+    __slots__ = ("move_id", "source", "fingerprint", "submit", "hashes", "shared_memory", "moves")
     MOVE_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     HASHES_FIELD_NUMBER: _ClassVar[int]
     SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
     move_id: str
     source: str
     fingerprint: bytes
     submit: Submit
     hashes: _containers.RepeatedScalarFieldContainer[bytes]
     shared_memory: str
-    def __init__(self, move_id: _Optional[str] = ..., source: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., hashes: _Optional[_Iterable[bytes]] = ..., shared_memory: _Optional[str] = ...) -> None: ...
+    moves: int
+    def __init__(self, move_id: _Optional[str] = ..., source: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., hashes: _Optional[_Iterable[bytes]] = ..., shared_memory: _Optional[str] = ..., moves: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("missing", "shared_memory")
@@ -491,7 +503,9 @@ class Prepared(_message.Message):
     def __init__(self) -> None: ...
 
 class Declined(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "no_room")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    NO_ROOM_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    no_room: bool
+    def __init__(self, reason: _Optional[str] = ..., no_room: _Optional[bool] = ...) -> None: ...
