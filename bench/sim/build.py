@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from shoal.bench.sim.config import SimConfig
 from shoal.bench.sim.links import Links
+from shoal.bench.sim.moves import Moves
 from shoal.bench.sim.simulation import Simulation
 from shoal.bench.sim.step_times import step_time
 from shoal.bench.sim.workloads import build_workload
+from shoal.instance.migration.budget import BudgetLimits
 from shoal.instance.step_model import StepModel
 from shoal.router.contract import InstanceInfo, Role
 from shoal.router.profile import build_policy
@@ -31,6 +33,20 @@ def build(config: SimConfig) -> Simulation:
     return simulation
 
 
+def build_moves(config: SimConfig) -> list[Moves]:
+    """The plug-in that moves requests, if any is wanted."""
+    if config.migration is None:
+        return []
+    return [
+        Moves(
+            config.migration,
+            block_size=config.block_size,
+            bytes_per_token=config.kv_bytes_per_token,
+            limits=BudgetLimits(),
+        )
+    ]
+
+
 def fleet_member(config: SimConfig, name: str) -> tuple[InstanceInfo, StepModel]:
     sizes = {
         "block_size": config.block_size,
@@ -43,4 +59,4 @@ def fleet_member(config: SimConfig, name: str) -> tuple[InstanceInfo, StepModel]
     return InstanceInfo(name, Role.MIXED, **sizes), model
 
 
-__all__ = ["build", "fleet_member"]
+__all__ = ["build", "build_moves", "fleet_member"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from shoal.proto.config import AdmissionConfig, PositiveFloat, PositiveInt, Section
+from shoal.proto.config import AdmissionConfig, MigrationConfig, PositiveFloat, PositiveInt, Section
 from shoal.proto.errors import InvalidArgument
 
 
@@ -105,6 +105,8 @@ class SimConfig(Section):
     max_new_tokens: PositiveInt = Field(4096, description="what clients ask for: all that a policy knows of a length")
     hop_s: float = Field(0.0005, ge=0, description="one way between frontend and instance")
     report_delay_s: float = Field(0.0, ge=0, description="of reports, on top of a hop: how stale views are")
+    migration: MigrationConfig | None = Field(None, description="live migration by these rules; null: none")
+    kv_bytes_per_token: PositiveInt = 131_072
     link_bytes_per_s: PositiveFloat = Field(10e9, description="of each instance, out and in")
     fast_forward: bool = Field(True, description="false: every step is an event")
     admission: AdmissionConfig = AdmissionConfig(max_requests=100_000, max_queued_tokens=1_000_000_000)

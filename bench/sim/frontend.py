@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from shoal.bench.sim.channel import Report
@@ -124,6 +125,13 @@ class SimFrontend:
         request = self.requests[route.request_id]
         request.instance, request.placed_s = placement.instance, now_s
         self.send(request, now_s)
+
+    def hand_over(self, request: SimRequest, target: str, tokens: int, cached_tokens: int, now_s: float) -> None:
+        """It has moved: from now on it counts there."""
+        self.catch_up(now_s)
+        route = replace(self._route(request), context_tokens=tokens)
+        self.view.book(route, Placement(target, cached_tokens), now_s)
+        request.instance = target
 
     # -- time
 

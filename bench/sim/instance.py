@@ -51,6 +51,7 @@ class SimInstance:
         self.steps = self.preemptions = 0
         self._window = StepWindow()
         self._asked: list[tuple[Act, Any]] = []
+        self._performing = False
         self._flight: Stretch | None = None  # None: no step is in flight
         self._flight_steps = 0  # 0: one scheduled step
         self._version = 0  # of what lies ahead: an event of another version was overtaken
@@ -61,6 +62,8 @@ class SimInstance:
     def ask(self, now_s: float, act: Act, argument: Any = None) -> None:
         """`act(time, argument)` between two steps: at once, or when the step in flight ends."""
         self._asked.append((act, argument))
+        if self._performing:
+            return
         if self._flight is None:
             self._go_on(now_s)
         elif self._flight_steps > 1:
@@ -70,30 +73,67 @@ class SimInstance:
         self.ask(now_s, self._add, request)
 
     def abort(self, now_s: float, request_id: str) -> None:
-        self.ask(now_s, self._remove, request_id)
+        self.ask(now_s, self.release, request_id)
 
     def _add(self, now_s: float, request: SimRequest) -> None:
-        model = ModelRequest(
+        model = self.model_of(request)
+        self.model.add(model)
+        self._hold(now_s, request, model)
+
+    def model_of(self, request: SimRequest, delivered: int = 0) -> ModelRequest:
+        return ModelRequest(
             request.request_id,
             prompt_tokens=request.prompt_tokens,
             max_new=request.output_tokens,
+            delivered=delivered,
             priority=request.priority,
             arrival_s=request.arrival_s,
             keys=ListedKeys(request.names),
         )
-        self.model.add(model)
-        self.requests[request.request_id] = request, model
-        self.channels[request.frontend].accepted.append(request.request_id)
 
-    def _remove(self, now_s: float, request_id: str) -> None:
+    def _hold(self, now_s: float, request: SimRequest, model: ModelRequest) -> None:
+        request.since_s = now_s
+        self.requests[request.request_id] = request, model
+        channel = self.channels[request.frontend]
+        channel.accepted.append(request.request_id)
+        channel.streaming += model.output_tokens > 0
+
+    # -- what a move asks, between two steps
+
+    def take_over(self, now_s: float, request: SimRequest, model: ModelRequest) -> None:
+        """One whose KV has come: it was parked, and runs from here on."""
+        self.model.unpark(model)
+        self._hold(now_s, request, model)
+
+    def release(self, now_s: float, request_id: str) -> None:
+        """It is somebody else's, or nobody's."""
         if request_id in self.requests:
             request, model = self.requests.pop(request_id)
+            request.preemptions += model.preemptions
             self.channels[request.frontend].streaming -= model.output_tokens > 0
             self.model.remove(model)
+
+    def catch_up(self, now_s: float) -> None:
+        """Count the steps of a stretch that have ended by now, so that the model can be looked at."""
+        stretch, planned = self._flight, self._flight_steps
+        if stretch is None or planned < 2:
+            return
+        ended = stretch.steps_until(now_s)
+        ended -= stretch.end_s(ended) > now_s
+        if 0 < ended < planned:
+            self.model.skip(ended)
+            self._window.add(stretch, ended)
+            self.steps += ended
+            self._fly(Stretch(stretch.end_s(ended), stretch.step_ms(ended), stretch.growth_ms), planned - ended)
 
     def stop(self) -> None:
         """It has left: nothing happens here any more."""
         self._version += 1
+
+    @property
+    def step_ms(self) -> float:
+        """The median of the last steps."""
+        return self._window.median_ms()
 
     @property
     def kv_use(self) -> float:
@@ -105,11 +145,8 @@ class SimInstance:
 
     def _go_on(self, now_s: float) -> None:
         """Between two steps: perform what was asked, start the next step if there is work, else sleep."""
-        while self._asked:
-            asked, self._asked = self._asked, []
-            for act, argument in asked:
-                act(now_s, argument)
-            self._note_news()
+        if self._asked:
+            self._perform_all(now_s)
         steps = self.model.quiet_steps() if self.fast else 0
         if steps:
             running = self.model.running
@@ -124,6 +161,16 @@ class SimInstance:
             self._schedule(now_s)
         else:
             self._sleep(now_s)
+
+    def _perform_all(self, now_s: float) -> None:
+        """What is asked by an act comes after it."""
+        self._performing = True
+        while self._asked:
+            asked, self._asked = self._asked, []
+            for act, argument in asked:
+                act(now_s, argument)
+        self._performing = False
+        self._note_news()
 
     def _schedule(self, now_s: float) -> None:
         waiting = len(self.model.waiting)
@@ -219,7 +266,7 @@ class SimInstance:
             load.uncached_prefill_tokens,
             load.context_tokens,
             load.free_blocks,
-            self._window.median_ms(),
+            self.step_ms,
             self.draining,
         )
 

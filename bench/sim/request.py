@@ -26,7 +26,8 @@ class End(Enum):
 
 @dataclass(slots=True, eq=False)
 class SimRequest:
-    """Times are seconds on the virtual clock, and of the client: hops are included. `session` is its workload's own."""
+    """Times are seconds on the virtual clock, and of the client: hops are included. `session` is its workload's own.
+    `since_s`: when it came to `instance`."""
 
     request_id: str
     arrival_s: float
@@ -41,6 +42,7 @@ class SimRequest:
     frontend: int = 0
     instance: str = ""
     placed_s: float = 0.0
+    since_s: float = 0.0
     first_s: float = 0.0
     last_s: float = 0.0
     cached_tokens: int = 0

@@ -1,0 +1,129 @@
+"""Who moves, in a simulation: the production planner's rules over the fleet, every so often. A plug-in.
+
+Owns the moves under way, and what of earlier ones the rules want to know. The planner here sees the fleet as it is; in
+production its picture is a report old.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+from shoal.bench import stats
+from shoal.bench.sim.instance import SimInstance
+from shoal.bench.sim.move import Move, sight_of
+from shoal.bench.sim.request import SimRequest
+from shoal.bench.sim.simulation import Simulation
+from shoal.instance.migration.budget import BudgetLimits
+from shoal.instance.migration.words import MOVED, Ending
+from shoal.instance.model_request import ModelRequest
+from shoal.instance.step_time import StepWork
+from shoal.proto.config import MigrationConfig
+from shoal.router.board import Costs, Order
+from shoal.router.fleet import Host, Job, Phase
+from shoal.router.rebalance import plan
+
+PLAN_S = 0.1
+SETTLE_S = 0.3
+PROBE_TOKENS = 512  # a prefill of this size tells the price of one token
+
+
+class Moves:
+    """`endings`: reason and ending of every move that is over; `pauses_s`: from parked to taken over."""
+
+    def __init__(self, rules: MigrationConfig, *, block_size: int, bytes_per_token: int, limits: BudgetLimits) -> None:
+        self.rules, self.block_size = rules, block_size
+        self.block_bytes = block_size * bytes_per_token
+        self.parcel_blocks = max(1, limits.in_flight_bytes // limits.moves // self.block_bytes)
+        self.bytes_per_token = bytes_per_token
+        self.endings: Counter[tuple[str, str]] = Counter()
+        self.pauses_s: list[float] = []
+        self.flying: dict[str, Move] = {}
+        self._settling: deque[tuple[float, Order]] = deque()
+        self._resting: dict[str, float] = {}
+        self._known: dict[tuple[str, str], int] = {}
+
+    def start(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        self.costs = Costs(
+            bandwidth_bytes_per_s=simulation.links.bytes_per_s, bytes_per_token=float(self.bytes_per_token)
+        )
+        simulation.events.at(simulation.events.now_s + PLAN_S, self._plan)
+
+    def _plan(self, now_s: float, _: None) -> None:
+        while self._settling and self._settling[0][0] < now_s:
+            self._settling.popleft()
+        flying = [move.order for move in self.flying.values()]
+        hosts = self.hosts(now_s)
+        for order in plan(hosts, flying, self.rules, self.costs, self._known, [order for _, order in self._settling]):
+            self._begin(order, now_s)
+        self.simulation.events.at(now_s + PLAN_S, self._plan)
+
+    def _begin(self, order: Order, now_s: float) -> None:
+        source, target = (self.simulation.instances.get(name) for name in (order.source, order.target))
+        if source is None or target is None or order.request_id not in source.requests:
+            return
+        move = Move(self, order, source.requests[order.request_id][0], source, target)
+        self.flying[order.request_id] = move
+        move.start(now_s)
+
+    def ended(self, move: Move, ending: Ending, now_s: float) -> None:
+        order = move.order
+        self.endings[order.reason, ending.value] += 1
+        del self.flying[order.request_id]
+        if ending not in MOVED:
+            self._resting[order.request_id] = now_s + self.rules.rest_s
+            return
+        move.request.moves += 1
+        self.simulation.results.moved_s.append(now_s)
+        self._settling.append((now_s + SETTLE_S, order))
+        if ending is Ending.COMMITTED:
+            self.pauses_s.append(now_s - move.machine.parked_s)
+            self._known[order.request_id, order.source] = move.request.prompt_tokens
+
+    def summary(self) -> dict[str, Any]:
+        table = {f"{reason} {ending}": count for (reason, ending), count in sorted(self.endings.items())}
+        pauses_ms = [1e3 * pause_s for pause_s in self.pauses_s]
+        spread = {f"pause_ms_p{percent}": stats.percentile(pauses_ms, percent) for percent in (50, 99)}
+        return {"moves_by_ending": table, **spread, "moved_bytes": self.simulation.links.carried_bytes}
+
+    # -- the planner's picture
+
+    def hosts(self, now_s: float) -> list[Host]:
+        return [self._host(instance, now_s) for instance in self.simulation.instances.values()]
+
+    def _host(self, instance: SimInstance, now_s: float) -> Host:
+        instance.catch_up(now_s)
+        load = instance.model.load()
+        probe = StepWork(PROBE_TOKENS, PROBE_TOKENS**2 / 2)
+        return Host(
+            id=instance.name,
+            block_size=self.block_size,
+            total_blocks=load.total_blocks,
+            free_blocks=load.free_blocks,
+            jobs=tuple([self._job(request, model, now_s) for request, model in instance.requests.values()]),
+            max_running=instance.model.max_num_seqs,
+            step_s=instance.step_ms / 1000,
+            prefill_s_per_token=instance.step_time.step_ms(probe) / 1000 / PROBE_TOKENS,
+            draining=instance.draining,
+        )
+
+    def _job(self, request: SimRequest, model: ModelRequest, now_s: float) -> Job:
+        sight = sight_of(model, self.block_size)
+        rests = self._resting.get(request.request_id, 0.0) > now_s
+        return Job(
+            request.request_id,
+            phase=Phase(sight.phase.value),
+            blocks=sight.blocks,
+            prompt_tokens=sight.prompt_tokens,
+            output_tokens=sight.output_tokens,
+            computed_tokens=sight.computed_tokens,
+            max_new_tokens=request.max_new_tokens,
+            priority=request.priority,
+            age_s=now_s - request.since_s,
+            moves=request.moves,
+            unmovable="its last move failed a moment ago" if rests else "",
+        )
+
+
+__all__ = ["Moves"]
