@@ -1,4 +1,4 @@
-"""The two machines of a move, side by side, under events in any order that a shell may see them: each ends, exactly once,
+"""The two machines of a move, side by side, under events in any order that a shell may see: each ends, exactly once,
 gives back what it took, and never do both run the request.
 """
 
