@@ -60,7 +60,8 @@ async def test_a_moved_stream_is_that_of_an_undisturbed_run_and_its_move_is_on_r
     async with MiniCluster(2) as cluster:
         async with running(cluster) as (frontend, run, source, target):
             if not same_node:
-                object.__setattr__(cluster.instances[source].server.desk.means, "same_node", False)
+                desk = cluster.instances[source].server.desk
+                desk.means = replace(desk.means, same_node=False)
             ticket = frontend.dispatcher.journal.tickets["r"]
             move(frontend, source, target)
             told = await moved(frontend)
