@@ -27,7 +27,7 @@ from shoal.bench.outcome import Outcome
 from shoal.bench.record import End, Record
 from shoal.bench.report import plot_bars
 from shoal.bench.summary import Slo
-from shoal.bench.workload import LoadRequest, LogNormalLength, PromptMaker, build_requests, synthetic_rows
+from shoal.bench.workload import LoadRequest, LogNormalLength, PromptMaker, RequestClass, build_requests, synthetic_rows
 from shoal.proto.config import ClusterConfig, MigrationConfig
 from shoal.proto.errors import InvalidArgument
 
@@ -50,13 +50,14 @@ class Load:
     cv: float
     input_cap: int
     output_cap: int
+    classes: tuple[RequestClass, ...] = (RequestClass(),)
 
     def requests(self, rate_rps: float, seconds: float, seed: int) -> list[LoadRequest]:
         rng = random.Random(seed)
         times = arrival_times(Gamma(self.cv), rate_rps, max(2, round(rate_rps * seconds)), rng)
         inputs = LogNormalLength(self.input_mean, self.sigma, self.input_cap)
         outputs = LogNormalLength(self.output_mean, self.sigma, self.output_cap)
-        return build_requests(synthetic_rows(times, inputs, outputs, rng), rng)
+        return build_requests(synthetic_rows(times, inputs, outputs, rng), rng, classes=self.classes)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,12 +91,16 @@ class FakeFleet:
         planner = self.cluster.controller.planner
         moves_before = len(planner.ended)
         planner.rules = MigrationConfig(enabled=POLICIES[policy], **RULES)
-        prompts = PromptMaker(seed, VOCABULARY)
-        frontend = await self.cluster.frontend(policy.split("+")[0], prompts)
-        run = await drive(frontend, self.load.requests(rate_rps, seconds, seed), timeout_s=seconds + DRAIN_S)
-        await frontend.stop()
+        records = await self.drive(policy.split("+")[0], self.load.requests(rate_rps, seconds, seed), seed)
         moves = list(planner.ended)[moves_before:]
-        return {"policy": policy, "rate_rps": rate_rps, **self.score(run.records, [move.outcome for move in moves])}
+        return {"policy": policy, "rate_rps": rate_rps, **self.score(records, [move.outcome for move in moves])}
+
+    async def drive(self, policy: str, requests: Sequence[LoadRequest], seed: int) -> list[Record]:
+        """Through a frontend of its own."""
+        frontend = await self.cluster.frontend(policy, PromptMaker(seed, VOCABULARY))
+        run = await drive(frontend, requests, timeout_s=requests[-1].due_s + DRAIN_S)
+        await frontend.stop()
+        return run.records
 
     def score(self, records: Sequence[Record], outcomes: Sequence[str]) -> dict[str, Any]:
         return {**score(records, self.slo), "moves": {name: outcomes.count(name) for name in sorted(set(outcomes))}}
@@ -182,4 +187,4 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome({"gains": gains(rows), "rows": rows, "seconds": time.monotonic() - began_s})
 
 
-__all__ = ["Load", "add_arguments", "fleet_of", "gains", "run", "score"]
+__all__ = ["FakeFleet", "Load", "add_arguments", "capacity_rps", "fleet_of", "gains", "run", "score"]
