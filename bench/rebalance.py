@@ -1,9 +1,9 @@
 """Round robin, least work, and least work with live migration, at shares of the fleet's capacity.
 
 Lengths are heavy-tailed and arrivals come in bursts; KV memory is what is short, as with large models. Fake engines
-wait their modelled step time and speak the real protocol (--fleet fake:N, as often as wanted); real ones serve the tiny
-model over HTTP (--fleet real:2). *Capacity* is the highest rate at which least work keeps 95 % of the requests within
-the SLO, found by bisection. Every policy gets the same requests at the same times.
+wait their modelled step time and speak the real protocol (--fleet fake:N, given as often as wanted). *Capacity* is the
+highest rate at which least work keeps 95 % of the requests within the SLO, found by bisection. Every policy gets the
+same requests at the same times.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Load:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fleet", action="append", metavar="fake:N|real:N", help="default: fake:4")
+    parser.add_argument("--fleet", action="append", metavar="fake:N", help="default: fake:4")
     parser.add_argument("--shares", default="0.5,0.85", help="of capacity")
     parser.add_argument("--seconds", type=float, default=14.0, help="of arrivals, per policy and share")
     parser.add_argument("--rate", type=float, help="take this as the capacity, in requests per second and instance")
@@ -73,11 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def fleet_of(text: str) -> tuple[str, int]:
+def fleet_of(text: str) -> int:
     kind, _, count = text.partition(":")
-    if kind not in ("fake", "real") or not count.isdigit() or int(count) < 2:
-        raise InvalidArgument("fleet", limit="fake:N or real:N with N at least 2", given=text)
-    return kind, int(count)
+    if kind != "fake" or not count.isdigit() or int(count) < 2:
+        raise InvalidArgument("fleet", limit="fake:N with N at least 2", given=text)
+    return int(count)
 
 
 class FakeFleet:
@@ -178,10 +178,9 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def run(args: argparse.Namespace) -> Outcome:
     began_s = time.monotonic()
     rows: list[dict[str, Any]] = []
-    for kind, count in map(fleet_of, args.fleet or ["fake:4"]):
+    for count in map(fleet_of, args.fleet or ["fake:4"]):
         with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
-            if kind == "fake":
-                rows += asyncio.run(_fake_rows(args, count, Path(folder)))
+            rows += asyncio.run(_fake_rows(args, count, Path(folder)))
     if args.plot:
         plot_bars(rows, "ttft_ms_p99", args.plot)
     return Outcome({"gains": gains(rows), "rows": rows, "seconds": time.monotonic() - began_s})
