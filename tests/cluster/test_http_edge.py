@@ -300,7 +300,7 @@ async def test_the_application_names_a_request_as_the_response_does_unless_its_c
         await begin(send)
         await send({"type": "http.response.body", "body": b"ok"})
 
-    answer = await ask(application, headers=[(b"x-request-id", theirs.encode())] if theirs else [])
+    answer = await ask(application, headers=[("x-request-id", theirs)] if theirs else [])
     assert seen == [[theirs or answer.headers["x-shoal-request"]]]
 
 
