@@ -19,7 +19,7 @@ from random import Random
 from typing import Any
 
 from shoal.cluster.inquiries import Inquiries
-from shoal.cluster.instance_words import change_of, check_outputs, info_of, load_of, refusal_of
+from shoal.cluster.instance_words import changes_of, check_outputs, info_of, load_of, refusal_of
 from shoal.cluster.journal import FINISH_OUTCOMES, Outcome, Ticket, Verdict
 from shoal.cluster.ledgers import Flight, Ledgers
 from shoal.cluster.link import Link, LinkEnd
@@ -219,16 +219,11 @@ class Dispatcher:
         if report.outputs:
             self._accept_outputs(link, report)
         self.view.observe(link.instance_id, load_of(report.load), self.clock())
-        self._on_blocks(link, report)
-        if self.admission.queued_requests:
-            self._pump()
-
-    def _on_blocks(self, link: Link, report: pb.StepReport) -> None:
-        """What was missed makes the instance tell all of its blocks anew; until then it counts as empty."""
-        changes = [(change_of(change), change.hashes) for change in report.blocks]
-        if self.view.block_batch(link.instance_id, changes, report.block_sequence):
+        if self.view.block_batch(link.instance_id, changes_of(report), report.block_sequence):
             log.warning("%s: block changes before number %d are missing", link.instance_id, report.block_sequence)
             link.send(pb.Up(call=pb.Call(method=TELL_BLOCKS)))
+        if self.admission.queued_requests:
+            self._pump()
 
     def _accept_outputs(self, link: Link, report: pb.StepReport) -> None:
         batch = self.decode(report.outputs)

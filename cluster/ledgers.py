@@ -18,6 +18,7 @@ from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
 from shoal.router.contract import Placement
+from shoal.router.foreseer import Foreseer
 from shoal.router.view import ClusterView
 
 
@@ -46,12 +47,13 @@ class Ledgers:
     def __init__(self, limits: AdmissionConfig, say_failed: Callable[[str], None], clock: Callable[[], float]) -> None:
         self.clock, self.say_failed = clock, say_failed
         self.view, self.journal, self.quarantine = ClusterView(), Journal(), Quarantine()
-        self.admission = AdmissionQueue(limits)
+        self.admission, self.foreseer = AdmissionQueue(limits), Foreseer()
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
         """It waits for a place. Raises the ShoalError that is its outcome."""
+        ticket.route = self.foreseer.predicted(ticket.route)
         try:
             self._admit(ticket)
         except ShoalError as exc:
@@ -92,8 +94,12 @@ class Ledgers:
 
     def close(self, request_id: str, outcome: Outcome) -> Flight | None:
         """Out of every ledger. None if it was out already."""
-        if self.journal.close(request_id, outcome) is None:
+        ticket = self.journal.close(request_id, outcome)
+        if ticket is None:
             return None
+        if ticket.delivered:
+            self.foreseer.ended(ticket.route, len(ticket.delivered), over=outcome is Outcome.STOP)
+            self.view.foresight = self.foreseer.foresight
         self.admission.withdraw(request_id, self.clock())
         self.view.finish(request_id)
         return self.flights.pop(request_id)

@@ -84,6 +84,7 @@ class LimitsConfig(Section):
 PolicyName = Literal[
     "prefix_least_work",
     "least_work",
+    "least_impact",
     "round_robin",
     "random",
     "power_of_two",

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from shoal.router.arrays import Bools, Floats, Ints
 from shoal.router.contract import InstanceInfo, InstanceLoad, Role, RouteRequest
-
-Floats: TypeAlias = npt.NDArray[np.float64]
-Ints: TypeAlias = npt.NDArray[np.int64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
+from shoal.router.foresight import Foresight
 
 
 class Standing(Enum):
@@ -121,6 +119,13 @@ class Question:
     pool_tokens: Floats
     disk_tokens: Floats
     now_s: float
+    foresight: Foresight
+
+    @property
+    def new_tokens(self) -> float:
+        """What it is expected to generate."""
+        predicted = self.request.expected_new_tokens
+        return min(self.foresight.new_tokens if predicted is None else predicted, self.request.max_new_tokens)
 
     @property
     def members(self) -> Members:
@@ -129,7 +134,7 @@ class Question:
     def only(self, rows: Ints) -> Question:
         """The same question asked of some rows."""
         reach = (self.cached_tokens[rows], self.pool_tokens[rows], self.disk_tokens[rows])
-        return Question(self.request, self.snapshot.only(rows), *reach, self.now_s)
+        return Question(self.request, self.snapshot.only(rows), *reach, self.now_s, self.foresight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,85 @@
+"""What an instance may be given, worked out by hand from its future peak."""
+
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+
+from shoal.router.contract import InstanceLoad, Placement, RouteRequest, Wait
+from shoal.router.foresight import Foresight
+from shoal.router.memory import future_peak_tokens
+from shoal.router.place import place
+from shoal.router.profile import build_policy
+from shoal.router.view import ClusterView
+from tests.tools.routing import CHAIN, view_of
+
+HALVES = Foresight(shares=np.array([0.5, 1.0]), remaining_tokens=np.array([100.0, 0.0]), new_tokens=40.0)
+
+
+def foreseeing(**instances: tuple[InstanceLoad, int]) -> ClusterView:
+    view = view_of(**instances)
+    view.foresight = HALVES
+    return view
+
+
+def ask(view: ClusterView, tokens: int = 105, policy: str = "prefix_least_work", **facts: object):
+    return place(RouteRequest("r", tokens, 50, CHAIN, **facts), view, build_policy(policy), 0.0, Random(0))
+
+
+def test_peak_is_the_larger_of_now_and_when_the_short_ones_are_gone():
+    view = foreseeing(
+        few=(InstanceLoad(running=2, free_blocks=40), 0),  # 600 used: now 600; later (600 + 200) / 2 + 40
+        many=(InstanceLoad(running=8, free_blocks=40), 0),  # now 600; later (600 + 800) / 2 + 40 = 740
+        queued=(
+            InstanceLoad(waiting=1, free_blocks=100, queued_prefill_tokens=300),
+            2,
+        ),  # now; (300 + 100) / 2 + 40
+    )
+    question = view.question(RouteRequest("r", 105, 50, CHAIN), 0.0)
+    assert future_peak_tokens(question).tolist() == [600 + 105, 740 + 105, 300 + 85]
+
+
+def test_instance_that_cannot_hold_the_peak_is_not_chosen():
+    view = foreseeing(a=(InstanceLoad(running=8, free_blocks=15), 10), b=(InstanceLoad(running=9, free_blocks=60), 0))
+    assert ask(view).instance == "a"  # (850 + 800) / 2 + 40 + 5 = 870 of 1000
+    view.observe("a", InstanceLoad(running=12, free_blocks=15), 0.0)  # (850 + 1200) / 2 + 45 = 1070
+    assert ask(view).instance == "b"
+    view.observe("b", InstanceLoad(running=12, free_blocks=15), 0.0)
+    assert ask(view) == Wait("no instance will have the KV memory that it may need")
+
+
+def test_predicted_length_counts_and_its_limit_too():
+    view = foreseeing(a=(InstanceLoad(running=8, free_blocks=30), 0))
+    # later: (700 + 800) / 2 + growth + 105, growth at most 100; 1000 tokens of memory
+    assert isinstance(ask(view, tokens=206), Placement)  # grows by 40: 996
+    assert isinstance(ask(view, tokens=206, expected_new_tokens=48.0), Wait)
+    assert isinstance(ask(view, tokens=200, expected_new_tokens=400.0), Placement)  # by 50, its limit: 1000
+
+
+def test_idle_instance_takes_whatever_fits_its_model():
+    view = foreseeing(a=(InstanceLoad(free_blocks=100), 0))
+    assert isinstance(ask(view, tokens=999), Placement)
+
+
+def test_nothing_is_held_back_while_nothing_is_foreseen_nor_by_rules_of_other_projects():
+    full = {"a": (InstanceLoad(running=12, free_blocks=0), 0)}
+    assert isinstance(ask(view_of(**full)), Placement)
+    assert isinstance(ask(foreseeing(**full), policy="dynamo_cost"), Placement)
+    view = foreseeing(**full)
+    view.foresight = replace(view.foresight, shares=np.zeros(0), remaining_tokens=np.zeros(0))
+    assert isinstance(ask(view), Placement)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_router_alone_never_books_beyond_the_peak(seed):
+    view, rng = foreseeing(a=(InstanceLoad(free_blocks=100), 0), b=(InstanceLoad(free_blocks=100), 0)), Random(seed)
+    policy = build_policy("prefix_least_work")
+    for n in range(60):
+        asked = RouteRequest(f"r{n}", rng.randint(5, 200), 50)
+        decision = place(asked, view, policy, 0.0, rng)
+        if isinstance(decision, Wait):
+            break
+        view.book(asked, decision, 0.0)
+    assert isinstance(decision, Wait)
+    assert (view.snapshot().prefill_tokens <= 1000).all()
