@@ -27,6 +27,7 @@ BENCHES = {
     "fanin": ("shoal.bench.fanin", "one frontend before many fake instances: its CPU, and how old its view gets"),
     "router": ("shoal.bench.router", "how long one placement takes, by instances and prompt blocks"),
     "steady": ("shoal.bench.steady", "a steady stream over two instances: lost requests, memory growth, blocks"),
+    "fidelity": ("shoal.bench.fidelity", "the simulator against a real run: errors of TTFT and TPOT"),
     "hangup": ("shoal.bench.hangup", "clients that hang up at random points: leaks, and how soon blocks are back"),
 }
 

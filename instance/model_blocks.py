@@ -6,6 +6,7 @@ block nor fills one. That is what makes a step of many decodes cheap.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Sequence
 
 from shoal.instance.model_cache import BrokenLedger, Change, ModelCache
@@ -70,6 +71,43 @@ class BlockTables:
 
     def _settle(self, request: ModelRequest) -> None:
         request.quiet_tokens = min(request.room_tokens, (request.sealed + 1) * self.block_size - 1)
+
+    def steps_with_room(self, requests: Sequence[ModelRequest], steps: int) -> int:
+        """How many of `steps` steps that give every request one token find all blocks they need."""
+        if len(requests) * (steps // self.block_size + 1) <= self._cache.free:
+            return steps
+
+        def needed(count: int) -> int:
+            return sum([max(0, self.missing(request, request.tokens + count - 1)) for request in requests])
+
+        return bisect_right(range(1, steps + 1), self._cache.free, key=needed)
+
+    def decode(self, requests: Sequence[ModelRequest], steps: int) -> None:
+        """Take and name what `steps` such steps take and name, in the order in which they would: step by step, within a
+        step first all that is taken, and by the order of `requests`.
+        """
+        due = [r for r in requests if r.tokens + steps - 1 > r.quiet_tokens]
+        ends = [request.tokens + steps - 1 for request in due]
+        taken = sum([self.missing(request, end) for request, end in zip(due, ends, strict=True)])
+        if taken <= self._cache.blank and not any(map(self._names, due, ends)):
+            for request, end in zip(due, ends, strict=True):  # nothing is evicted or named: any order will do
+                self.grow(request, end)
+                self.seal(request, end)
+            return
+        moments = [moment for order, request in enumerate(due) for moment in self._moments(request, steps, order)]
+        for _, fills, order, tokens in sorted(moments):
+            (self.seal if fills else self.grow)(due[order], tokens)
+
+    def _names(self, request: ModelRequest, tokens: int) -> bool:
+        full = tokens // self.block_size
+        return len(request.keys.first(full)) > request.sealed < full
+
+    def _moments(self, request: ModelRequest, steps: int, order: int) -> list[tuple[int, bool, int, int]]:
+        """(step, fills a block?, order, tokens) of each block it takes or fills within `steps` steps."""
+        first, last, size = request.tokens, request.tokens + steps - 1, self.block_size
+        taken = [(tokens - first, False, order, tokens) for tokens in range(request.room_tokens + 1, last + 1, size)]
+        filled = range((request.sealed + 1) * size, last + 1, size)
+        return taken + [(tokens - first, True, order, tokens) for tokens in filled]
 
     def close(self, request: ModelRequest) -> None:
         """It gives everything back; its sealed blocks stay cached until their room is needed."""

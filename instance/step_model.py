@@ -13,7 +13,8 @@ The rules are those of vLLM's V1 scheduler with the priority policy, chunked pre
     step. (vLLM does so even if the same pass then preempts the request; here those blocks are not entered.)
 
 A step is `schedule()`, then `complete()`. Between the two, requests may be added and removed, but not parked: their
-tokens are in flight. The fake engine and the simulator are thin shells around this class.
+tokens are in flight. Steps that only decode may be taken many at once: `quiet_steps()`, then `skip()`. The fake engine
+and the simulator are thin shells around this class.
 """
 
 from __future__ import annotations
@@ -224,6 +225,39 @@ class StepModel:
             request.move(State.DONE)
             self._blocks.close(request)
         self.running = [request for request in self.running if request.state is State.RUNNING]
+
+    # -- many steps at once
+
+    def quiet_steps(self) -> int:
+        """How many steps from here only give each running request its next token, never a first one, and maybe end
+        some with the last of them, if nothing comes in between. 0: ask `schedule`."""
+        running = self.running
+        left_tokens = self.max_num_batched_tokens - len(running)
+        if not running or left_tokens < 0:
+            return 0
+        if any([r.tokens - r.computed != 1 or r.tokens == r.prompt_tokens for r in running]):
+            return 0
+        steps = min([r.limit_tokens - r.tokens for r in running])
+        if left_tokens and len(self.waiting) and self._free_slots() > 0:
+            head = self.waiting.peek()
+            if self._blocks.fits(head, head.tokens, self._blocks.hit(head, head.tokens - 1)):
+                return 0
+            # It waits for blocks: only while none is taken or named is it sure to go on waiting.
+            return max(0, min(steps, *[r.quiet_tokens - r.computed for r in running]))
+        return self._blocks.steps_with_room(running, steps)
+
+    def skip(self, steps: int) -> list[ModelRequest]:
+        """Take at most `quiet_steps()` steps at once. Returns those that ended with the last one."""
+        self._require_boundary()
+        self._blocks.decode(self.running, steps)
+        finished = []
+        for request in self.running:
+            request.computed += steps
+            request.tokens += steps
+            if request.tokens >= request.limit_tokens:
+                finished.append(request)
+        self._finish(finished)
+        return finished
 
     # -- what others may know
 

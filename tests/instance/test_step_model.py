@@ -432,3 +432,63 @@ def test_parking_and_adopting_anywhere_conserves_blocks_on_both_sides(asked: lis
             m.check()
     assert outputs == sum(new for _p, new, *_rest in asked)
     assert [m.load().free_blocks for m in models] == [40, 40]
+
+
+# -- many steps at once
+
+
+def test_nothing_is_quiet_while_a_prompt_is_computed_or_somebody_could_be_admitted() -> None:
+    m = model(max_num_seqs=2)
+    assert m.quiet_steps() == 0
+    m.add(request("a", 20, new=9))
+    assert m.quiet_steps() == 0
+    assert step(m) == ([], [("a", 16, 0)])
+    assert m.quiet_steps() == 0
+    step(m)
+    assert m.quiet_steps() == 8  # one of nine tokens is made
+    m.add(request("b", 2, new=3))
+    assert m.quiet_steps() == 0
+    step(m)
+    m.add(request("c", 2))  # no slot is free for it
+    assert m.quiet_steps() == 2
+
+
+def test_a_first_token_is_never_quiet() -> None:
+    m = model()
+    m.add(request("a", 17))
+    step(m)  # 16 of 17
+    assert m.quiet_steps() == 0
+    assert step(m) == (["a"], [])
+
+
+def test_quiet_steps_end_before_blocks_run_out() -> None:
+    m = model(total_blocks=4, max_model_len=16)
+    m.add(request("a", 4, new=12))
+    m.add(request("b", 4, new=12))
+    step(m)  # 1 block each; the next step takes one each, the fifth after it none is left for
+    assert m.quiet_steps() == 4
+    assert m.skip(4) == []
+    assert m.quiet_steps() == 0
+    assert [r.request_id for r in m.schedule().preempted] == ["b"]
+
+
+def test_skipped_steps_take_and_name_blocks_as_single_ones_do() -> None:
+    def run(*, skip: bool) -> StepModel:
+        m = model(total_blocks=8, max_model_len=32)
+        m.add(named("old", 16, "wxyz", new=1))
+        step(m)
+        m.add(named("a", 6, "abcd", new=10))
+        m.add(named("b", 7, "abef", new=9))
+        step(m)
+        if skip:
+            assert m.quiet_steps() == 8
+            assert [r.request_id for r in m.skip(8)] == ["b"]
+        else:
+            for _ in range(8):
+                step(m)
+        return m
+
+    fast, slow = run(skip=True), run(skip=False)
+    fast.check()
+    assert fast.take_changes() == slow.take_changes()
+    assert fast.load() == slow.load()
