@@ -25,6 +25,7 @@ BENCHES = {
     "overhead": ("shoal.bench.overhead", "what Shoal adds to plain vLLM: one instance against one server, in turns"),
     "failover": ("shoal.bench.failover", "kill and freeze instances under streams; compare every token"),
     "fanin": ("shoal.bench.fanin", "one frontend before many fake instances: its CPU, and how old its view gets"),
+    "lengths": ("shoal.bench.lengths", "how well answer lengths are foretold on traces, and how calibrated"),
     "router": ("shoal.bench.router", "how long one placement takes, by instances and prompt blocks"),
     "steady": ("shoal.bench.steady", "a steady stream over two instances: lost requests, memory growth, blocks"),
     "fidelity": ("shoal.bench.fidelity", "the simulator against a real run: errors of TTFT and TPOT"),

@@ -10,12 +10,13 @@ table; time and chance do not enter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import log2
 from zlib import crc32
 
 import numpy as np
 
-from shoal.router.arrays import Floats
+from shoal.router.arrays import Floats, Ints
 from shoal.router.contract import RouteRequest
 
 TABLE_ROWS = 1 << 13
@@ -72,20 +73,25 @@ class LengthModel:
         lower = np.minimum(np.concatenate([[0.0], self.edges[:-1]]), max_new_tokens)
         return float(chances @ (lower + upper) / 2)
 
-    def _hazards(self, rows: Sequence[int]) -> Floats:
+    def _hazards(self, rows: Ints) -> Floats:
         hazards: Floats = 1 / (1 + np.exp(-np.clip(self.table[rows].sum(axis=0), -30, 30)))
         return hazards
 
 
-def _rows(request: RouteRequest) -> list[int]:
+def _rows(request: RouteRequest) -> Ints:
     """Table rows of a request: each feature by itself, and those that mean something else in each application."""
     traits = request.traits
     who = f"{request.tenant}/{request.lora or ''}/{traits.application}"
-    prompt, limit = f"p{_octave(request.context_tokens, 2)}", f"m{_octave(request.max_new_tokens, 2)}"
-    turn, sampling = f"t{_octave(traits.turn, 1)}", f"g{traits.temperature == 0}"
-    words = ["", who, prompt, limit, turn, sampling, f"h{int(traits.hour) // 4}"]
-    words += [f"{who}{word}" for word in (prompt, limit, turn, sampling)]
-    return sorted({crc32(word.encode()) % TABLE_ROWS for word in words})
+    octaves = _octave(request.context_tokens, 2), _octave(request.max_new_tokens, 2), _octave(traits.turn, 1)
+    return _rows_of(who, *octaves, traits.temperature == 0, int(traits.hour) // 4)
+
+
+@lru_cache(maxsize=1 << 14)
+def _rows_of(who: str, prompt: int, limit: int, turn: int, greedy: bool, part_of_day: int) -> Ints:
+    own = [f"p{prompt}", f"m{limit}", f"t{turn}", f"g{greedy}"]
+    words = ["", who, f"h{part_of_day}", *own, *(f"{who}{word}" for word in own)]
+    rows: Ints = np.unique([crc32(word.encode()) % TABLE_ROWS for word in words])
+    return rows
 
 
 def _octave(value: int, parts: int) -> int:
