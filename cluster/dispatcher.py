@@ -129,7 +129,7 @@ class Dispatcher:
             raise
 
     def _pump(self) -> None:
-        """Place whatever can be placed, in the queue's order. One that waits for its adapter holds up nobody else."""
+        """Place whatever can be placed, in the queue's order, until one waits for what all compete for."""
         if self.view.placeable == 0:
             return
         for route in list(self.admission.queued()):
@@ -138,10 +138,11 @@ class Dispatcher:
                 if not self.returns_left:
                     return
                 self.returns_left -= 1
-            self._try(flight, route)
+            if self._try(flight, route):
+                return
 
-    def _try(self, flight: Flight, route: RouteRequest) -> None:
-        """Placed or failed, it is out of the queue; else it goes on waiting."""
+    def _try(self, flight: Flight, route: RouteRequest) -> bool:
+        """Placed or failed, it is out of the queue; else it goes on waiting. True: so should all behind it."""
         request_id = route.request_id
         try:
             match place(route, self.view, self.policy, self.clock(), self.rng):
@@ -150,11 +151,12 @@ class Dispatcher:
                 case Rejection(reason):
                     error = InvalidArgument("request", limit="servable by this cluster", given=reason)
                     self.ledgers.fail(request_id, Outcome.REFUSED, error)
-                case Wait():
-                    pass
+                case Wait(holds_up=holds_up):
+                    return holds_up
         except Exception:  # one request that nobody can place must not hold up all others
             log.exception("%s cannot be placed", request_id)
             self.ledgers.fail(request_id, Outcome.ERROR, ServerFault(f"{request_id}: its placement failed"))
+        return False
 
     def _send(self, flight: Flight, placement: Placement) -> None:
         hit("dispatcher.before_assign")

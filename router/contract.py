@@ -98,10 +98,12 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nobody fits now but somebody will; ask again when the view changes or after `retry_s`."""
+    """Nobody fits now but somebody will; ask again when the view changes or after `retry_s`. `holds_up`: whoever stands
+    behind it in the queue should wait too, or those who need little would keep out one who needs much for ever."""
 
     reason: str
     retry_s: float = 0.05
+    holds_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

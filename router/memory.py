@@ -35,6 +35,8 @@ def _keep_holdable(question: Question, left: Bools) -> Bools:
     return left & (holdable | (snapshot.requests == 0))
 
 
-HOLDABLE = Filter("holdable", _keep_holdable, lambda q: "no instance will have the KV memory that it may need")
+HOLDABLE = Filter(
+    "holdable", _keep_holdable, lambda q: "no instance will have the KV memory that it may need", holds_up=True
+)
 
 __all__ = ["HOLDABLE", "future_peak_tokens"]
