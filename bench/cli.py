@@ -28,6 +28,7 @@ BENCHES = {
     "lengths": ("shoal.bench.lengths", "how well answer lengths are foretold on traces, and how calibrated"),
     "router": ("shoal.bench.router", "how long one placement takes, by instances and prompt blocks"),
     "steady": ("shoal.bench.steady", "a steady stream over two instances: lost requests, memory growth, blocks"),
+    "simulate": ("shoal.bench.simulate", "a cluster on a virtual clock: the production router over modelled engines"),
     "fidelity": ("shoal.bench.fidelity", "the simulator against a real run: errors of TTFT and TPOT"),
     "hangup": ("shoal.bench.hangup", "clients that hang up at random points: leaks, and how soon blocks are back"),
 }

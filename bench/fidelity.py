@@ -1,8 +1,8 @@
 """How well the simulator tells what a real engine did: the same requests at the same times, latencies compared.
 
-One number is calibrated, on the first requests: the constant per step that a deployment adds to its kernels. The others
-are judged. An error is |simulated / real - 1| of the mean or the 99th percentile; signed ones stand beside them. Default:
-vLLM 0.19 with Llama-3.1-8B on an RTX PRO 6000, from the folder of public data.
+One number is calibrated, on the first requests: the constant per step that a deployment adds to its kernels. The
+others are judged. An error is |simulated / real - 1| of the mean or the 99th percentile; signed ones stand beside them.
+Default: vLLM 0.19 with Llama-3.1-8B on an RTX PRO 6000, from the folder of public data.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import gzip
 import random
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def read_truth(path: Path) -> list[Seen]:
             seen = [msgspec.json.decode(line, type=Seen) for line in lines if line.strip()]
         except msgspec.MsgspecError as exc:
             raise InvalidArgument("truth", limit=", ".join(Seen.__struct_fields__), given=str(exc)) from None
-    if not all(before.queued_ts <= after.queued_ts for before, after in zip(seen, seen[1:], strict=False)):
+    if not all(before.queued_ts <= after.queued_ts for before, after in pairwise(seen)):
         raise InvalidArgument("truth", limit="requests by queued_ts", given="others")
     return seen
 

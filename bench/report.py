@@ -15,7 +15,7 @@ from shoal.proto.errors import Unavailable
 
 def plot_load(records: Sequence[Record], result: Mapping[str, Any], path: Path) -> None:
     """TTFT over time, output tokens per second, and the distributions of TTFT and TPOT. Raises Unavailable."""
-    figure, ((first, flow), (ttft, tpot)) = _panels()
+    figure, ((first, flow), (ttft, tpot)) = panels(2, 2)
     done = [record for record in records if record.end is End.COMPLETED]
     start_s = min((record.due_s for record in records), default=0.0)
     first.plot(
@@ -34,15 +34,16 @@ def plot_load(records: Sequence[Record], result: Mapping[str, Any], path: Path) 
     figure.savefig(path, dpi=120)
 
 
-def _panels() -> tuple[Any, Any]:
+def panels(rows: int, columns: int) -> tuple[Any, Any]:
+    """A figure and its axes. Raises Unavailable."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional and heavy
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional and heavy
     except ImportError:
         raise Unavailable("plots need matplotlib: install the `bench` extra") from None
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure = Figure(figsize=(6 * columns, 4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(2, 2)
+    return figure, figure.subplots(rows, columns)
 
 
 def _tokens_per_second(done: Sequence[Record], start_s: float) -> list[tuple[int, int]]:
@@ -59,4 +60,4 @@ def _distribution(axes: Any, values: Sequence[float], label: str) -> None:
     axes.set(title=label, xlabel="ms", ylabel="share of requests", ylim=(0, 1.02))
 
 
-__all__ = ["plot_load"]
+__all__ = ["panels", "plot_load"]

@@ -42,8 +42,8 @@ class Fit:
 
 
 def read_table(path: Path, where: Mapping[str, str] | None = None) -> list[Measured]:
-    """A .csv (maybe .gz) with the columns of COLUMNS, or those of OTHER_NAMES; one step per line: one prompt's chunk after
-    its context, and decodes with a context each. `where`: only lines with these values in these columns."""
+    """A .csv (maybe .gz) with the columns of COLUMNS, or those of OTHER_NAMES; one step per line: one prompt's chunk
+    after its context, and decodes with a context each. `where`: only lines with these values in these columns."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         table = list(enumerate(csv.DictReader(lines), start=2))

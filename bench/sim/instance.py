@@ -19,6 +19,7 @@ from shoal.instance.block_keys import ListedKeys
 from shoal.instance.model_request import ModelRequest
 from shoal.instance.step_model import StepModel
 from shoal.instance.step_time import StepTime, StepWork
+from shoal.instance.stepper import IDLE_STEP_S
 from shoal.instance.stretch import Stretch
 from shoal.router.contract import InstanceLoad
 
@@ -94,6 +95,12 @@ class SimInstance:
         """It has left: nothing happens here any more."""
         self._version += 1
 
+    @property
+    def kv_use(self) -> float:
+        """Share of blocks that requests hold."""
+        load = self.model.load()
+        return 1 - load.free_blocks / load.total_blocks
+
     # -- steps
 
     def _go_on(self, now_s: float) -> None:
@@ -123,6 +130,8 @@ class SimInstance:
             self._note_news()
         if plan:
             self._fly(Stretch(now_s, self.step_time.step_ms(plan.work()), 0.0), 0)
+        elif plan.preempted:  # the first in line gave way itself, and the others' turn comes in the next step
+            self._fly(Stretch(now_s, IDLE_STEP_S * 1000, 0.0), 0)
         else:  # parked requests hold what the next one needs
             self.model.complete()
             self._sleep(now_s)

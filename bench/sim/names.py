@@ -1,4 +1,4 @@
-"""Names of KV blocks of a simulated request, from a trace's prefix ids. An id names a chain: all tokens up to its end."""
+"""Names of a simulated request's KV blocks, from a trace's prefix ids. An id names all tokens up to its end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from shoal.proto.errors import InvalidArgument
 
 
 def names_of(ids: Sequence[int], id_tokens: int, block_size: int, tokens: int) -> tuple[bytes, ...]:
-    """One per full block of the first `tokens` tokens, as far as there are ids: a block gets the id that ends with it, or
-    a part of the id that covers it. Raises InvalidArgument where neither size divides the other."""
+    """One per full block of the first `tokens` tokens, as far as there are ids: a block gets the id that ends with it,
+    or a part of the id that covers it. Raises InvalidArgument where neither size divides the other."""
     if not ids:
         return ()
     full = min(tokens, len(ids) * id_tokens) // block_size

@@ -28,7 +28,8 @@ PERCENTILES = (50, 90, 99)
 
 
 class Results:
-    """Columns of completed requests, and how many ended in another way. `frontier_s`: when the last one ended."""
+    """Columns of completed requests, and how many ended in another way. `ended_s`: when the last one did;
+    `moved_s`: when requests were moved."""
 
     def __init__(self) -> None:
         self._columns = {name: array(code) for name, code in FIELDS.items()}
@@ -36,6 +37,7 @@ class Results:
         self.ids: list[str] = []
         self.ends: Counter[End] = Counter()
         self.ended_s = 0.0
+        self.moved_s = array("d")
 
     def add(self, request: SimRequest, now_s: float) -> None:
         self.ends[request.end] += 1

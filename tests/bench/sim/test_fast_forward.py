@@ -82,7 +82,8 @@ def test_fast_forward_decides_and_times_as_step_by_step():
         wanted = ends(slow)
         assert ends(fast) == {request: pytest.approx(end, abs=1e-6, rel=0) for request, end in wanted.items()}, seed
         for a, b in zip(fast.instances.values(), slow.instances.values(), strict=True):
-            assert (a.steps, a.preemptions) == (b.steps, b.preemptions), seed
+            if not a.requests and not b.requests:  # else the run ended while it computed what nobody waits for any more
+                assert (a.steps, a.preemptions) == (b.steps, b.preemptions), seed
             a.model.check()
         for frontend in fast.frontends:
             frontend.view.check()

@@ -77,5 +77,5 @@ def test_every_entry_of_the_catalogue_is_a_model_with_a_source():
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(InvalidArgument, match="llama-3.1-8b/h100/tp1"):
+    with pytest.raises(InvalidArgument, match="qwen3-32b/h100/tp2"):
         step_time("gpt-5")

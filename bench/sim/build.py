@@ -1,0 +1,46 @@
+"""From a configuration to a simulation: its workload, its fleet, and who routes."""
+
+from __future__ import annotations
+
+from shoal.bench.sim.config import SimConfig
+from shoal.bench.sim.links import Links
+from shoal.bench.sim.simulation import Simulation
+from shoal.bench.sim.step_times import step_time
+from shoal.bench.sim.workloads import build_workload
+from shoal.instance.step_model import StepModel
+from shoal.router.contract import InstanceInfo, Role
+from shoal.router.profile import build_policy
+
+
+def build(config: SimConfig) -> Simulation:
+    simulation = Simulation(
+        build_workload(config),
+        policy=build_policy(config.policy, config.weights),
+        frontends=config.frontends,
+        admission=config.admission,
+        block_size=config.block_size,
+        hop_s=config.hop_s,
+        report_delay_s=config.report_delay_s,
+        links=Links(config.link_bytes_per_s),
+        seed=config.seed,
+        fast=config.fast_forward,
+    )
+    times = step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms)
+    for number in range(config.instances):
+        simulation.join(*fleet_member(config, f"i{number}"), times)
+    return simulation
+
+
+def fleet_member(config: SimConfig, name: str) -> tuple[InstanceInfo, StepModel]:
+    sizes = {
+        "block_size": config.block_size,
+        "total_blocks": config.total_blocks,
+        "max_num_batched_tokens": config.max_num_batched_tokens,
+        "max_num_seqs": config.max_num_seqs,
+        "max_model_len": min(config.max_model_len, config.block_size * config.total_blocks),
+    }
+    model = StepModel(**sizes, record_changes=config.prefix_caching)
+    return InstanceInfo(name, Role.MIXED, **sizes), model
+
+
+__all__ = ["build", "fleet_member"]

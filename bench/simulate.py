@@ -1,0 +1,66 @@
+"""A whole cluster on a virtual clock: the production router over modelled engines, for minutes of traffic in seconds.
+
+The configuration is a YAML file (bench/sim/config.py lists the keys): fleet, step times, policy, workload. The same
+file gives the same result, and the same `decision_hash`, every time. Latencies are those of the model: they rank
+policies, and say of a real deployment what `shoal bench fidelity` says they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from shoal.bench.outcome import Outcome
+from shoal.bench.sim.build import build
+from shoal.bench.sim.config import load_sim_config
+from shoal.bench.sim.page import write_page
+from shoal.bench.sim.results import Slo, summarize
+from shoal.bench.sim.sampler import Sampler
+from shoal.bench.sim.simulation import Simulation
+from shoal.bench.sim.step_times import step_time
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots there")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    config = load_sim_config(args.config)
+    simulation, sampler = build(config), Sampler()
+    slo = Slo(step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms))
+    began_s = time.perf_counter()
+    with tqdm(total=simulation.workload.total, unit="request", file=sys.stderr) as bar:
+        results = simulation.run([sampler], progress=bar.update)
+    wall_s = time.perf_counter() - began_s
+    summary = summarize(results, slo) | _of_the_fleet(simulation, sampler)
+    if args.html:
+        title = f"{config.policy} over {config.instances} instances, {config.workload.kind}"
+        write_page(
+            args.html,
+            title=title,
+            config=config.model_dump(),
+            summary=summary,
+            results=results,
+            slo=slo,
+            sampler=sampler,
+        )
+    return Outcome(summary | {"wall_s": wall_s, "requests_per_wall_s": simulation.workload.total / wall_s})
+
+
+def _of_the_fleet(simulation: Simulation, sampler: Sampler) -> dict[str, Any]:
+    return {
+        "max_over_mean_requests": sampler.max_over_mean(),
+        "steps": sum(instance.steps for instance in simulation.instances.values()),
+        "events": simulation.events.happened,
+        "decisions": simulation.decisions,
+        "decision_hash": simulation.decision_hash,
+    }
+
+
+__all__ = ["add_arguments", "run"]
