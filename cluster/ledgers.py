@@ -19,6 +19,7 @@ from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarant
 from shoal.router.admission import AdmissionQueue
 from shoal.router.contract import Placement
 from shoal.router.foreseer import Foreseer
+from shoal.router.length import LengthModel, edges_by_time
 from shoal.router.view import ClusterView
 
 
@@ -47,7 +48,7 @@ class Ledgers:
     def __init__(self, limits: AdmissionConfig, say_failed: Callable[[str], None], clock: Callable[[], float]) -> None:
         self.clock, self.say_failed = clock, say_failed
         self.view, self.journal, self.quarantine = ClusterView(), Journal(), Quarantine()
-        self.admission, self.foreseer = AdmissionQueue(limits), Foreseer()
+        self.admission, self.foreseer = AdmissionQueue(limits), Foreseer(LengthModel(edges_by_time()))
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
 

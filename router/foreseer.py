@@ -7,36 +7,36 @@ from dataclasses import replace
 
 from shoal.router.contract import RouteRequest
 from shoal.router.foresight import Foresight
-from shoal.router.length import LengthModel, Reliability, edges_by_time
+from shoal.router.length import LengthModel, Reliability
 from shoal.router.output_lengths import OutputLengths
 
 REFRESH = 32  # requests that end between two looks at the window
-TYPICAL_STEP_S = 0.02
 CHECKED = 4  # one of so many is used to see how true the words are
 ENOUGH = 64  # ended requests before anything is predicted
 
 
 class Foreseer:
-    """Sole owner of the length model and its window. `reliability` counts how true its words came."""
+    """Sole owner of the length model and its window. `reliability` counts how true the model's words came. Without a
+    model nothing is said of single requests."""
 
-    def __init__(self, step_s: float = TYPICAL_STEP_S) -> None:
-        self.model = LengthModel(edges_by_time(step_s))
-        self.window = OutputLengths()
-        self.reliability = Reliability()
-        self.foresight = Foresight()
+    def __init__(self, model: LengthModel | None, foresight: Foresight | None = None) -> None:
+        """`foresight`: what is known beforehand."""
+        self.model, self.foresight = model, foresight or Foresight()
+        self.window, self.reliability = OutputLengths(), Reliability()
         self._ended = 0
 
     def predicted(self, request: RouteRequest) -> RouteRequest:
-        if self._ended < ENOUGH:
+        if self.model is None or self._ended < ENOUGH:
             return request
         chances = self.model.predict(request)
         return replace(request, expected_new_tokens=self.model.expected(chances, request.max_new_tokens))
 
     def ended(self, request: RouteRequest, new_tokens: int, *, over: bool) -> None:
         """`over`: it ended by itself, not by its limit nor by force."""
-        if over and self._ended >= ENOUGH and self._ended % CHECKED == 0:
-            self.reliability.add(self.model.predict(request), self.model.bucket(new_tokens))
-        self.model.learn(request, new_tokens, over=over)
+        if self.model is not None:
+            if over and self._ended >= ENOUGH and self._ended % CHECKED == 0:
+                self.reliability.add(self.model.predict(request), self.model.bucket(new_tokens))
+            self.model.learn(request, new_tokens, over=over)
         self.window.ended(new_tokens)
         self._ended += 1
         if self._ended % REFRESH == 0:

@@ -21,10 +21,11 @@ from shoal.router.contract import RouteRequest
 
 TABLE_ROWS = 1 << 13
 STEP = 0.1
+TYPICAL_STEP_S = 0.02  # a decode step
 DOUBLING_S = tuple(0.25 * 2**n for n in range(11))  # bucket edges in decode time: 0.25 s to 4 min
 
 
-def edges_by_time(step_s: float, edges_s: Sequence[float] = DOUBLING_S) -> Floats:
+def edges_by_time(step_s: float = TYPICAL_STEP_S, edges_s: Sequence[float] = DOUBLING_S) -> Floats:
     """Upper bucket edges in tokens, at `step_s` per token: what matters to others is how long a request stays. The
     last bucket is open."""
     edges: Floats = np.array([*sorted({max(round(edge / step_s), 1) for edge in edges_s}), np.inf])

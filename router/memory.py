@@ -2,8 +2,8 @@
 that preemptions stay rare (the idea of the Past-Future scheduler, ASPLOS 2025).
 
 With n requests that use M tokens now, and a share q of them having at least r(q) tokens to go, in r(q) steps the
-others are gone and these have grown: q * (M + n * r(q)) tokens. The peak is the largest of these over q, and q = 1 is
-now.
+others are gone and these have grown: q * (M + n * r(q)) tokens. That is the mean: which ones are gone is chance, so the
+share counts with some deviations of a binomial on top. The peak is the largest of these over q, and q = 1 is now.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 from shoal.router.filters import Filter
 from shoal.router.snapshot import Bools, Floats, Question
 
+DEVIATIONS = 1.0
+
 
 def future_peak_tokens(question: Question) -> Floats:
     """By row, this request included. Queued prefill counts as if it were there."""
@@ -21,8 +23,9 @@ def future_peak_tokens(question: Question) -> Floats:
     present = (snapshot.members.total_blocks - snapshot.free_blocks) * snapshot.members.block_size
     present = present + snapshot.prefill_tokens
     own = question.request.context_tokens - question.cached_tokens
+    held = share + DEVIATIONS * np.sqrt(share * (1 - share) / np.maximum(snapshot.requests, 1))
     growth = np.minimum(to_go, question.new_tokens)
-    peak: Floats = (share * (present + snapshot.requests * to_go) + growth).max(axis=0) + own
+    peak: Floats = (held * (present + snapshot.requests * to_go) + growth).max(axis=0) + own
     return peak
 
 

@@ -46,7 +46,8 @@ def test_instance_that_cannot_hold_the_peak_is_not_chosen():
     view.observe("a", InstanceLoad(running=12, free_blocks=15), 0.0)  # (850 + 1200) / 2 + 45 = 1070
     assert ask(view).instance == "b"
     view.observe("b", InstanceLoad(running=12, free_blocks=15), 0.0)
-    assert ask(view) == Wait("no instance will have the KV memory that it may need")
+    assert ask(view) == Wait("no instance will have the KV memory that it may need", holds_up=True)
+    assert ask(view, excluded=frozenset("b")) == Wait("no instance will have the KV memory that it may need")
 
 
 def test_predicted_length_counts_and_its_limit_too():
