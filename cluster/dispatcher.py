@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
+from shoal.cluster.handovers import Handovers
 from shoal.cluster.inquiries import Inquiries
 from shoal.cluster.instance_words import changes_of, check_outputs, info_of, load_of, refusal_of
 from shoal.cluster.journal import FINISH_OUTCOMES, Outcome, Ticket, Verdict
@@ -43,6 +44,7 @@ from shoal.router.view import Standing
 log = logging.getLogger(__name__)
 TICK_S = 0.05
 RETURNS_PER_TICK = 8
+GRACE_S = 0.02  # a node's instances die together: nobody may be sent to the next one to die, and be suspected
 RETRY_AFTER_S = 2.0
 
 
@@ -65,12 +67,13 @@ class Dispatcher:
         self.ledgers = Ledgers(limits, fail, clock)
         self.view, self.journal, self.admission = self.ledgers.view, self.ledgers.journal, self.ledgers.admission
         self.flights, self.quarantine = self.ledgers.flights, self.ledgers.quarantine
-        self.returns_left = RETURNS_PER_TICK
+        self.returns_left, self.returns_after_s = RETURNS_PER_TICK, 0.0
         self.failovers = 0
         self.link_ends: Counter[LinkEnd] = Counter()
         self.links: dict[str, Link] = {}
         self.closed = False
         self.inquiries = Inquiries()
+        self.handovers = Handovers(self.ledgers, self.links, clock)
         self.ticker = asyncio.get_running_loop().create_task(self._tick())
 
     # -- links
@@ -96,6 +99,9 @@ class Dispatcher:
             self.ledgers.fail(ticket.request_id, Outcome.QUARANTINED, error)
         for ticket in orphans.resubmit:
             self.ledgers.send_back(ticket.request_id)
+        if why is LinkEnd.CRASHED:
+            self.returns_after_s = self.clock() + GRACE_S
+            asyncio.get_running_loop().call_later(GRACE_S, self._pump)
         self.failovers += len(orphans.resubmit)
         log.warning(
             "%s %s: %d moved, %d given up", link.instance_id, why.value, len(orphans.resubmit), len(orphans.quarantine)
@@ -135,7 +141,7 @@ class Dispatcher:
         for route in list(self.admission.queued()):
             flight = self.flights[route.request_id]
             if flight.ticket.epoch:
-                if not self.returns_left:
+                if not self.returns_left or self.clock() < self.returns_after_s:
                     return
                 self.returns_left -= 1
             if self._try(flight, route):
@@ -145,7 +151,7 @@ class Dispatcher:
         """Placed or failed, it is out of the queue; else it goes on waiting. True: so should all behind it."""
         request_id = route.request_id
         try:
-            match place(route, self.view, self.policy, self.clock(), self.rng):
+            match self.handovers.way_back(flight) or place(route, self.view, self.policy, self.clock(), self.rng):
                 case Placement() as placement:
                     self._send(flight, placement)
                 case Rejection(reason):
@@ -162,18 +168,7 @@ class Dispatcher:
         hit("dispatcher.before_assign")
         self.ledgers.place(flight, placement)
         hit("dispatcher.after_assign")
-        ticket = flight.ticket
-        self.links[placement.instance].submit(
-            pb.Submit(
-                request_id=ticket.request_id,
-                epoch=ticket.epoch,
-                request=ticket.payload,
-                delivered=ticket.delivered,
-                tenant=ticket.route.tenant,
-                resume_key=ticket.resume_key,
-                resume_context=ticket.resume_context,
-            )
-        )
+        self.links[placement.instance].submit(flight.ticket.submit())
 
     def claim(self, ticket: Ticket, owner: str, epoch: int, context: RequestContext) -> None:
         """Take over an orphan that `owner` was found to have: it is owned already, and its output comes from index 0
@@ -214,6 +209,8 @@ class Dispatcher:
                 self.inquiries.on_adopted(link, frame.adopted)
             case "reply":
                 self.inquiries.on_reply(frame.reply)
+            case "handover":
+                self.handovers.on_handover(link, frame.handover)
 
     def _on_report(self, link: Link, report: pb.StepReport) -> None:
         for request_id in link.take_acknowledged(report.accepted):
@@ -247,8 +244,11 @@ class Dispatcher:
     def _accepted(self, output: Any, epoch: int) -> None:
         hit("dispatcher.after_accept")
         if output.new_token_ids:
+            now_s, flight = self.clock(), self.flights[output.request_id]
             self.view.first_token(output.request_id)
-            self.admission.started(output.request_id, self.clock())
+            self.admission.started(output.request_id, now_s)
+            self.handovers.went_on(flight, now_s)
+            flight.heard_s = now_s
         if epoch > 1 and getattr(output, "events", None):
             output.events = None  # a second admission's times would count its queueing twice
         if (outcome := FINISH_OUTCOMES[output.finish_reason]) is not None:
@@ -264,6 +264,9 @@ class Dispatcher:
     def _on_refused(self, link: Link, refused: pb.Refused) -> None:
         ticket = self.journal.tickets.get(refused.request_id)
         if ticket is None or ticket.owner != link.instance_id or ticket.epoch != refused.epoch:
+            return
+        if self.handovers.was_refused(refused.request_id):
+            self._pump()
             return
         outcome = Outcome.REFUSED if refused.client_fault else Outcome.ERROR
         self.ledgers.fail(refused.request_id, outcome, refusal_of(link.instance_id, refused))

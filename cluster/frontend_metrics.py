@@ -6,12 +6,14 @@ Gauges of the engine are left out: instances export them, each once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import REGISTRY, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from shoal.cluster.dispatcher import Dispatcher
+from shoal.cluster.handovers import PAUSE_BUCKETS_S
 from shoal.cluster.journal import Outcome, Verdict
 from shoal.cluster.link import LinkEnd
 
@@ -69,6 +71,29 @@ class FrontendRegistry:
         for why in LinkEnd:
             ends.add_metric([*self.labels.values(), why.value], dispatcher.link_ends[why])
         yield ends
+        yield from self._handovers()
+
+    def _handovers(self) -> Iterator[Metric]:
+        counts, values = self.dispatcher.handovers.counts, list(self.labels.values())
+        handovers = CounterMetricFamily(
+            "shoal_frontend_handovers",
+            "Live migrations, by the owner's verdict.",
+            labels=[*self.labels, "reason", "verdict"],
+        )
+        verdicts = {"committed": counts.committed, "denied": counts.denied, "resubmitted": counts.resubmitted}
+        for verdict, by_reason in verdicts.items():
+            for reason, number in by_reason.items():
+                handovers.add_metric([*values, reason, verdict], number)
+        yield handovers
+        pauses = HistogramMetricFamily(
+            "shoal_migration_pause_seconds",
+            "Gap that a client saw between two tokens of a moved request.",
+            labels=list(self.labels),
+        )
+        bounds = [*(f"{bound_s:g}" for bound_s in PAUSE_BUCKETS_S), "+Inf"]
+        buckets = list(zip(bounds, accumulate(counts.pauses), strict=True))
+        pauses.add_metric(values, buckets, sum_value=counts.pause_sum_s)
+        yield pauses
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         gauge = GaugeMetricFamily(f"shoal_frontend_{name}", text, labels=list(self.labels))

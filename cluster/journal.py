@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.contract import RouteRequest
 
 MAX_CRASHES = 2  # present at so many crashes of its owner: it may be the cause
@@ -57,6 +58,22 @@ FINISH_OUTCOMES = {  # by vLLM's FinishReason
 
 
 @dataclass(slots=True)
+class Move:
+    """One hand-over of a request, for `shoal explain`. `pause_s`: the gap that its client saw; None: not over yet."""
+
+    move_id: str
+    reason: str
+    source: str
+    target: str
+    index: int
+    sent_bytes: int
+    stages: int
+    prepared: bool
+    pause_s: float | None = None
+    resubmitted: bool = False
+
+
+@dataclass(slots=True)
 class Ticket:
     """One request. `payload` is what an engine needs to start it; `delivered` its output tokens so far, in order."""
 
@@ -69,11 +86,24 @@ class Ticket:
     owner: str | None = None
     delivered: list[int] = field(default_factory=list)
     crashes: int = 0
-    moves: int = 0
+    losses: int = 0
+    moves: list[Move] = field(default_factory=list)
 
     @property
     def request_id(self) -> str:
         return self.route.request_id
+
+    def submit(self) -> pb.Submit:
+        """What its present owner is told."""
+        return pb.Submit(
+            request_id=self.request_id,
+            epoch=self.epoch,
+            request=self.payload,
+            delivered=self.delivered,
+            tenant=self.route.tenant,
+            resume_key=self.resume_key,
+            resume_context=self.resume_context,
+        )
 
     def rest(self) -> RouteRequest:
         """What its next owner is asked for: the delivered tokens are context by now."""
@@ -119,6 +149,16 @@ class Journal:
         ticket.epoch, ticket.owner = ticket.epoch + 1, owner
         return ticket
 
+    def hand_over(self, request_id: str, owner: str, epoch: int, index: int, target: str) -> bool:
+        """The same for a live migration, if `owner` still has it under that epoch and every token before `index` is
+        here. False: nothing changed.
+        """
+        ticket = self.tickets.get(request_id)
+        if ticket is None or (ticket.owner, ticket.epoch, len(ticket.delivered)) != (owner, epoch, index):
+            return False
+        self.assign(request_id, target)
+        return True
+
     def accept(self, request_id: str, owner: str, epoch: int, index: int, tokens: list[int]) -> Verdict:
         """Judges one output and, if it is fresh, counts its tokens as delivered."""
         verdict = self._judge(self.tickets.get(request_id), owner, epoch, index, len(tokens))
@@ -148,7 +188,7 @@ class Journal:
         for ticket in [t for t in self.tickets.values() if t.owner == owner]:
             ticket.owner = None
             ticket.crashes += crashed
-            ticket.moves += 1
+            ticket.losses += 1
             (orphans.quarantine if ticket.crashes >= MAX_CRASHES else orphans.resubmit).append(ticket)
         orphans.resubmit.sort(key=lambda t: not t.delivered)
         return orphans
@@ -167,4 +207,14 @@ class Journal:
             assert ticket.crashes < MAX_CRASHES, f"{request_id} was present at {ticket.crashes} crashes and lives"
 
 
-__all__ = ["FINISH_OUTCOMES", "MAX_CRASHES", "Journal", "Orphans", "Outcome", "Ticket", "Verdict", "fingerprint"]
+__all__ = [
+    "FINISH_OUTCOMES",
+    "MAX_CRASHES",
+    "Journal",
+    "Move",
+    "Orphans",
+    "Outcome",
+    "Ticket",
+    "Verdict",
+    "fingerprint",
+]

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shoal.cluster.journal import Journal, Outcome, Ticket
+from shoal.cluster.journal import Journal, Move, Outcome, Ticket
 from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
 from shoal.proto.config import AdmissionConfig
@@ -25,11 +25,15 @@ from shoal.router.view import ClusterView
 
 @dataclass(slots=True)
 class Flight:
-    """What the shell keeps of an open ticket: who asked, and who waits for it to be placed."""
+    """What the shell keeps of an open ticket: who asked, who waits for it to be placed, when its last output came, and
+    its move under way.
+    """
 
     ticket: Ticket
     context: RequestContext
     placed: asyncio.Future[None] | None = None
+    heard_s: float = 0.0
+    moving: Move | None = None
 
     def settle(self, error: ShoalError | None = None) -> bool:
         """Tells who waits for a place. False: nobody does."""

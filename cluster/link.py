@@ -116,6 +116,10 @@ class Link:
         self.unacknowledged.append(submit.request_id)
         self.outbox.put_nowait(pb.Up(submit=submit))
 
+    def take_over(self, takeover: pb.Takeover) -> None:
+        self.unacknowledged.append(takeover.request_id)
+        self.outbox.put_nowait(pb.Up(takeover=takeover))
+
     def send(self, frame: pb.Up) -> None:
         self.outbox.put_nowait(frame)
 

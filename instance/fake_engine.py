@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 import msgspec
 
 from shoal.instance.block_keys import HASH_SEED, TokenKeys
+from shoal.instance.fake_mover import FakeMover
+from shoal.instance.fake_request import End, FakeRequest
 from shoal.instance.fake_tokens import FakeSampling, prompt_digest, token_at
 from shoal.instance.model_request import ModelRequest, State
 from shoal.instance.seam import BlockChange, EngineInfo, EngineLoad, Prepared, Refused, StepResult, Submission
@@ -29,25 +30,9 @@ from shoal.proto.errors import BadMessage, StartFailed
 _DEFAULT_MAX_MODEL_LEN = 32_768
 _TOKEN_LIMIT = 1 << 31
 
-End = tuple[int, int | None]  # finish code, stop reason
-
 
 def _exit_at_once() -> NoReturn:
     os._exit(9)
-
-
-@dataclass(slots=True)
-class FakeRequest:
-    """`tokens` = prompt and output so far; the block keys read it."""
-
-    engine_id: str
-    tokens: list[int]
-    digest: int
-    sampling: FakeSampling
-    poisoned: bool
-    model: ModelRequest | None = None
-    ended: End | None = None
-    """Set where the delivered tokens are a whole output already; then there is no `model`."""
 
 
 class FakeEngine:
@@ -78,6 +63,7 @@ class FakeEngine:
             max_num_seqs=self.info.max_num_seqs,
             max_model_len=self.info.max_model_len,
         )
+        self.mover = FakeMover(self.info, fake, self._model, self._requests)
 
     # -- requests
 

@@ -76,7 +76,6 @@ def held_of(submit: pb.Submit, *, watcher: int, frontend: str) -> tuple[Held, Su
         submit.tenant,
         submit.request,
         submission.delivered,
-        len(submission.delivered),
         submit.resume_key,
         submit.resume_context,
         frontend,

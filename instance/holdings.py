@@ -12,6 +12,7 @@ gets the latest life or none.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,8 +22,9 @@ MAX_FINISHED = 4096
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """`delivered`: output that came with the submission; `next_index` counts it too. `kept` is only filled for
-    resumable ones. `frontend`: the watcher's own id, which outlives its streams.
+    """`delivered`: output that came with the submission. `output`: that and all said since. `kept` is only filled for
+    resumable ones. `frontend`: the watcher's own id, which outlives its streams. `moves`: how often it was moved, and
+    `since_s` when it came here.
     """
 
     request_id: str
@@ -32,13 +34,22 @@ class Held:
     tenant: str
     request: bytes
     delivered: tuple[int, ...]
-    next_index: int
     resume_key: str = ""
     resume_context: bytes = b""
     frontend: str = ""
     kept: list[Any] = field(default_factory=list)
     finished: bool = False
     expires_s: float | None = None
+    moves: int = 0
+    since_s: float = 0.0
+    output: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.output = list(self.delivered)
+
+    @property
+    def next_index(self) -> int:
+        return len(self.output)
 
     @property
     def resumable(self) -> bool:
@@ -80,13 +91,15 @@ class Holdings:
         self.drop(engine_id)
         return engine_id
 
-    def said(self, engine_id: str, output: Any, token_count: int, *, finished: bool, now_s: float) -> Address | None:
+    def said(
+        self, engine_id: str, output: Any, tokens: Iterable[int], *, finished: bool, now_s: float
+    ) -> Address | None:
         """Record one output. Returns where it goes, or None when nobody wants it any more."""
         held = self.by_engine_id.get(engine_id)
         if held is None:
             return None
         address = Address(held.watcher, held.request_id, held.epoch, held.next_index)
-        held.next_index += token_count
+        held.output.extend(tokens)
         if held.resumable:
             held.kept.append(output)
         if finished:
@@ -105,6 +118,16 @@ class Holdings:
         if held.watcher is not None:
             del self.by_request[held.watcher, held.request_id]
             held.watcher = None
+
+    def find(self, request_id: str, frontend: str, epoch: int = 0) -> Held | None:
+        """Its latest life here that goes on, or that of `epoch`, which that frontend's open stream owns."""
+        lives = [
+            held
+            for held in self.by_engine_id.values()
+            if (held.request_id, held.frontend) == (request_id, frontend) and not held.finished
+        ]
+        mine = [held for held in lives if held.watcher is not None and epoch in (0, held.epoch)]
+        return max(mine, key=lambda held: held.epoch, default=None)
 
     def drop_request(self, watcher: int, request_id: str) -> str | None:
         """The watcher aborts it. Returns the engine id to abort."""

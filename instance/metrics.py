@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shoal.instance.migration.desk import MoveDesk
 from shoal.instance.server import InstanceServer
 
 LABELS = ["model_name", "engine"]
@@ -61,7 +62,32 @@ class InstanceMetrics(Collector):
             counter = CounterMetricFamily(name, text, labels=LABELS)
             counter.add_metric(labels, value)
             families.append(counter)
-        return families
+        return [*families, *_migrations(server.desk, labels)]
+
+
+def _migrations(desk: MoveDesk, labels: list[str]) -> list[Metric]:
+    """Of moves away from here. A move that was refused at once counts too."""
+    counts = desk.counts
+    ended = CounterMetricFamily("shoal_migrations", "Moves that ended.", labels=[*LABELS, "reason", "outcome"])
+    for key, number in list(counts.ended.items()):
+        ended.add_metric([*labels, *key], number)
+    aborted = CounterMetricFamily("shoal_migrations_aborted", "Moves that moved nothing.", labels=[*LABELS, "reason"])
+    for outcome, number in list(counts.aborted.items()):
+        aborted.add_metric([*labels, outcome], number)
+    families: list[Metric] = [ended, aborted]
+    sums = {
+        "shoal_migration_bytes": ("Bytes of KV blocks sent.", counts.sent_bytes),
+        "shoal_migration_stages": ("Rounds of copying.", counts.stages),
+        "shoal_migration_copy_seconds": ("Time in which blocks were read beside the batch.", desk.means.budget.copy_s),
+    }
+    for name, (text, value) in sums.items():
+        family = CounterMetricFamily(name, text, labels=LABELS)
+        family.add_metric(labels, value)
+        families.append(family)
+    under_way = GaugeMetricFamily("shoal_migrations_under_way", "Moves now, by direction.", labels=[*LABELS, "side"])
+    under_way.add_metric([*labels, "out"], len(desk.departures))
+    under_way.add_metric([*labels, "in"], len(desk.arrivals))
+    return [*families, under_way]
 
 
 def serve_metrics(server: InstanceServer, host: str) -> tuple[str, object]:

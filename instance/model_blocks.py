@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Sequence
 
-from shoal.instance.model_cache import BrokenLedger, Change, ModelCache
+from shoal.instance.model_cache import BrokenLedger, Change, Holding, ModelCache
 from shoal.instance.model_request import ModelRequest
 
 
@@ -46,11 +46,24 @@ class BlockTables:
 
     def open(self, request: ModelRequest, tokens: int, hit: int) -> None:
         """First blocks of a request: those of its hit, and what `tokens` tokens need beyond."""
+        self.reserve(request, tokens, hit)
+        self.seal(request, tokens)
+
+    def reserve(self, request: ModelRequest, tokens: int, hit: int) -> None:
+        """As `open`, but what lies beyond the hit has no content yet."""
         hits = hit // self.block_size
         self._cache.share(request.holding, request.keys.first(hits)[:hits])
         request.sealed = hits
         self.grow(request, tokens)
-        self.seal(request, tokens)
+
+    def pin(self, keys: Iterable[Hashable]) -> Holding:
+        """Those of them that are cached stay so until `unpin`."""
+        holding = Holding([])
+        self._cache.share(holding, [key for key in keys if key in self._cache])
+        return holding
+
+    def unpin(self, holding: Holding) -> None:
+        self._cache.release(holding)
 
     def missing(self, request: ModelRequest, tokens: int) -> int:
         """Blocks to be taken before `tokens` tokens have room."""
@@ -87,6 +100,8 @@ class BlockTables:
         step first all that is taken, and by the order of `requests`.
         """
         due = [r for r in requests if r.tokens + steps - 1 > r.quiet_tokens]
+        if not due:
+            return
         ends = [request.tokens + steps - 1 for request in due]
         taken = sum([self.missing(request, end) for request, end in zip(due, ends, strict=True)])
         if taken <= self._cache.blank and not any(map(self._names, due, ends)):
@@ -125,9 +140,9 @@ class BlockTables:
     def take_changes(self) -> list[tuple[Change, list[Hashable]]]:
         return self._cache.take_changes()
 
-    def check(self, holders: Sequence[ModelRequest]) -> None:
+    def check(self, holders: Sequence[ModelRequest], pins: Sequence[Holding] = ()) -> None:
         """Every block is accounted for, given all requests that may hold some. Raises BrokenLedger."""
-        self._cache.check([request.holding for request in holders])
+        self._cache.check([*(request.holding for request in holders), *pins])
         for request in holders:
             room_tokens = request.holding.blocks * self.block_size
             if request.room_tokens != room_tokens or room_tokens < request.computed:

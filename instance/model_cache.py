@@ -67,6 +67,9 @@ class ModelCache:
     def cached(self) -> int:
         return len(self._refs)
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._refs
+
     def match(self, keys: Sequence[Key], limit: int) -> int:
         """How many of the first `limit` keys are cached, up to the first miss. Renews nothing."""
         refs = self._refs

@@ -4,7 +4,8 @@ state     where it is                                          holds blocks
 NEW       made, not given to a model yet                       no
 WAITING   in the waiting queue (first time, or preempted)      no
 RUNNING   in the batch                                         yes
-PARKED    out of the batch, slot and blocks kept (migration)   yes
+LEASED    on its way here: room taken, nothing runs            yes
+PARKED    out of the batch, slot and blocks kept (migration)   yes, if it had any
 DONE      finished, aborted or moved away                      no
 """
 
@@ -21,15 +22,17 @@ class State(Enum):
     NEW = "new"
     WAITING = "waiting"
     RUNNING = "running"
+    LEASED = "leased"
     PARKED = "parked"
     DONE = "done"
 
 
 NEXT: dict[State, frozenset[State]] = {
-    State.NEW: frozenset({State.WAITING, State.PARKED}),
-    State.WAITING: frozenset({State.RUNNING, State.DONE}),
+    State.NEW: frozenset({State.WAITING, State.PARKED, State.LEASED}),
+    State.WAITING: frozenset({State.RUNNING, State.PARKED, State.DONE}),
     State.RUNNING: frozenset({State.WAITING, State.PARKED, State.DONE}),
-    State.PARKED: frozenset({State.RUNNING, State.DONE}),
+    State.LEASED: frozenset({State.PARKED, State.DONE}),
+    State.PARKED: frozenset({State.RUNNING, State.WAITING, State.DONE}),
     State.DONE: frozenset(),
 }
 
@@ -154,6 +157,12 @@ class WaitingQueue:
         if len(self._heap) > 64 and len(self._heap) > 2 * self._waiting:
             self._heap = [entry for entry in self._heap if entry[3].state is State.WAITING]
             heapq.heapify(self._heap)
+
+    def take_out(self, request: ModelRequest) -> None:
+        """It may come back. Rare, so its entry goes at once: two of one request could not be told apart."""
+        self._forget(request)
+        self._heap = [entry for entry in self._heap if entry[3] is not request]
+        heapq.heapify(self._heap)
 
     def _forget(self, request: ModelRequest) -> None:
         self._waiting -= 1

@@ -90,6 +90,8 @@ class StepResult:
 
 class Engine(Protocol):
     info: EngineInfo
+    mover: Any
+    """Its `Mover` (see mover.py), or None where nothing can be moved."""
 
     def prepare(self, submission: Submission) -> Prepared:
         """Raises Refused or BadMessage."""

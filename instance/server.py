@@ -7,9 +7,10 @@ through the Stepper only. A watcher that does not read is cut off, and its reque
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -29,6 +30,8 @@ from shoal.instance.frames import (
     welcome_frame,
 )
 from shoal.instance.holdings import Held, Holdings
+from shoal.instance.migration.desk import MoveDesk
+from shoal.instance.migration.line import GrpcLine
 from shoal.instance.seam import Engine, Prepared, Refused, Submission
 from shoal.instance.stepper import Stepper, StepRecord
 from shoal.instance.watcher import MAX_FRAMES, Said, Watcher
@@ -45,9 +48,19 @@ HEARTBEAT_S = 0.25
 class InstanceServer(rpc.InstanceServicer):
     """Lives on one event loop. `start` must run there; `deliver` may be called from the step thread."""
 
-    def __init__(self, engine: Engine, *, instance_id: str, role: str, token: str, pid: int, on_death: Any) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        instance_id: str,
+        role: str,
+        token: str,
+        pid: int,
+        on_death: Any,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.engine, self.instance_id, self.role, self.token, self.pid = engine, instance_id, role, token, pid
-        self.on_death = on_death
+        self.on_death, self.clock = on_death, clock
         self.holdings, self.blocks = Holdings(), BlockLog()
         self.watchers: dict[int, Watcher] = {}
         self.attached = 0
@@ -58,6 +71,7 @@ class InstanceServer(rpc.InstanceServicer):
         self.load = pb.Load(total_blocks=engine.info.total_blocks, free_blocks=engine.info.total_blocks)
         self.loras: list[str] = []
         self.draining = False
+        self.desk = MoveDesk(self, dial=lambda address: GrpcLine(address, token))
         self.tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -83,7 +97,7 @@ class InstanceServer(rpc.InstanceServicer):
         self.accepted_in_load = accepted
         self.blocks.record(record.changes)
         self.load = load_frame(record, draining=self.draining)
-        now_s = time.monotonic()
+        now_s = self.clock()
         said: dict[int, Said] = {}
         for output in record.outputs:
             self._sort_output(output, said, now_s)
@@ -92,27 +106,32 @@ class InstanceServer(rpc.InstanceServicer):
 
     def _sort_output(self, output: Any, said: dict[int, Said], now_s: float) -> None:
         finished = output.finish_reason is not None
-        address = self.holdings.said(
-            output.request_id, output, len(output.new_token_ids), finished=finished, now_s=now_s
-        )
+        address = self.holdings.said(output.request_id, output, output.new_token_ids, finished=finished, now_s=now_s)
+        if finished:
+            self.desk.gone(output.request_id, "finished")
         if address is None:
             return
         output.request_id = address.request_id
         if address.watcher in self.watchers:
             said.setdefault(address.watcher, Said()).add(output, address.epoch, address.index)
 
-    def _send_report(self, watcher: Watcher, said: Said | None = None) -> None:
+    def _send_report(
+        self, watcher: Watcher, said: Said | None = None, residents: Sequence[pb.Resident] | None = None
+    ) -> None:
         """The one way to speak to a watcher: its tokens, the load, and the block changes that it has not seen."""
         report = pb.StepReport(
             step=self.stepper.step,
             step_start_s=self.stepper.step_start_s,
-            sent_s=time.monotonic(),
+            sent_s=self.clock(),
             load=self.load,
             block_sequence=self.blocks.sequence,
             accepted=self.accepted_in_load.get(watcher.number, 0),
             heard=watcher.heard,
         )
         report.load.stepping = self.stepper.stepping
+        if residents is not None:
+            report.has_residents = True
+            report.residents.extend(residents)
         if said is not None:
             report.outputs = self.engine.encode(said.outputs)
             report.epochs.extend(said.epochs)
@@ -125,18 +144,36 @@ class InstanceServer(rpc.InstanceServicer):
         """Heartbeats, coalesced news, and the end of what nobody adopted."""
         while True:
             await asyncio.sleep(TICK_S)
-            now_s = time.monotonic()
+            now_s = self.clock()
             for watcher in list(self.watchers.values()):
                 news = watcher.sent_load != self.load or bool(self.blocks.pending.get(watcher.number))
                 if news or now_s - watcher.sent_s >= HEARTBEAT_S:
                     self._send_report(watcher)
             self._abort_engine(self.holdings.expire(now_s))
+            self.desk.tick(now_s)
+            if planners := [watcher.number for watcher in self.watchers.values() if not watcher.wants_blocks]:
+                self._spawn(self._report_residents(now_s, planners))
+
+    async def _report_residents(self, now_s: float, planners: list[int]) -> None:
+        residents = await self.desk.residents(now_s)
+        for watcher in [self.watchers[number] for number in planners if number in self.watchers]:
+            if residents is not None:
+                self._send_report(watcher, residents=residents)
 
     def _abort_engine(self, engine_ids: list[str]) -> None:
+        for engine_id in engine_ids:
+            self.desk.gone(engine_id, "aborted")
         if engine_ids:
             self.stepper.abort(engine_ids)
 
-    # -- one stream
+    # -- streams
+
+    async def Transfer(self, request_iterator: AsyncIterator[pb.Parcel], context: Any) -> AsyncIterator[pb.Receipt]:
+        if not has_token(context.invocation_metadata(), self.token):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "cluster token missing or wrong")
+        async with contextlib.aclosing(self.desk.transfer(request_iterator)) as receipts:
+            async for receipt in receipts:
+                yield receipt
 
     async def Attach(self, request_iterator: AsyncIterator[pb.Up], context: Any) -> AsyncIterator[pb.Down]:
         if not has_token(context.invocation_metadata(), self.token):
@@ -169,6 +206,10 @@ class InstanceServer(rpc.InstanceServicer):
         why = objection(hello, self.engine.info)
         if why is not None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{self.instance_id}: {why}")
+        return self.seat(hello, sealed=seals is not None), seals
+
+    def seat(self, hello: pb.Hello, *, sealed: bool) -> Watcher:
+        """A new stream of that watcher; an earlier one, and what it left, is over."""
         for former in [w for w in self.watchers.values() if w.watcher_id == hello.watcher_id]:
             former.end("ABORTED", "a later stream of this watcher took over")
             self._leave(former)
@@ -176,12 +217,12 @@ class InstanceServer(rpc.InstanceServicer):
         self.attached += 1
         watcher = Watcher(self.attached, hello.watcher_id, bool(hello.vllm_version), self._leave)
         welcome = self.welcome()
-        welcome.welcome.sealed = seals is not None
+        welcome.welcome.sealed = sealed
         watcher.push(welcome)
         if watcher.wants_blocks:
             self.blocks.watch(watcher.number)
         self.watchers[watcher.number] = watcher
-        return watcher, seals
+        return watcher
 
     def welcome(self) -> pb.Down:
         return welcome_frame(
@@ -200,7 +241,8 @@ class InstanceServer(rpc.InstanceServicer):
         watcher.end("CANCELLED", "over")
         self.blocks.unwatch(watcher.number)
         self.stepper.ask(lambda: self.accepted.pop(watcher.number, None))
-        self._abort_engine(self.holdings.end_watcher(watcher.number, time.monotonic()))
+        self.desk.owner_lost(watcher.number)
+        self._abort_engine(self.holdings.end_watcher(watcher.number, self.clock()))
 
     async def _read(self, watcher: Watcher, frames: AsyncIterator[pb.Up], seals: SealReader | None = None) -> None:
         """Frames in, until the peer sends no more. A stream that cannot be read to the end has no use."""
@@ -229,6 +271,23 @@ class InstanceServer(rpc.InstanceServicer):
                 self._claim(watcher, frame.claim)
             case "call":
                 self._spawn(self._call(watcher, frame.call))
+            case "peers":
+                self.desk.peers = dict(frame.peers.addresses)
+            case "move":
+                self.desk.move(watcher.number, frame.move)
+            case "settle":
+                self.desk.settle(watcher.number, frame.settle)
+            case "takeover":
+                self._take_over(watcher, frame.takeover)
+            case "steer":
+                self._steer(frame.steer)
+
+    def _steer(self, steer: pb.Steer) -> None:
+        self.draining, self.role = steer.draining, steer.role or self.role
+        load = pb.Load()
+        load.CopyFrom(self.load)
+        load.draining = steer.draining
+        self.load = load  # a new one: the next tick sees that it differs from what was sent
 
     def _submit(self, watcher: Watcher, submit: pb.Submit) -> None:
         hit("instance.submit")
@@ -256,6 +315,35 @@ class InstanceServer(rpc.InstanceServicer):
         except Exception as exc:  # one request that the engine trips over must not take the stream's others with it
             self._refuse(held, f"{type(exc).__name__}: {exc}", client_fault=False)
         return None
+
+    def _take_over(self, watcher: Watcher, takeover: pb.Takeover) -> None:
+        if not self.desk.takeover(watcher.number, watcher.watcher_id, takeover):
+            frame = refused_frame(takeover.request_id, takeover.epoch, "its lease is over", client_fault=False)
+            watcher.push(frame)
+            self.stepper.ask(lambda: self._count(watcher))
+
+    def run_here(self, held: Held, run: Callable[[], None]) -> bool:
+        """See `Home`."""
+        watcher = self.watchers[held.watcher or 0]
+        earlier = self.holdings.drop_earlier(watcher.number, held.request_id, held.epoch)
+        self._abort_engine([earlier] if earlier is not None else [])
+
+        def act() -> None:
+            try:
+                run()
+            except Exception as exc:  # that request's luck, not the engine's
+                self._failed(held, exc)
+            self._count(watcher)
+
+        if not self.holdings.add(held):
+            return False
+        self.stepper.ask(act)
+        return True
+
+    def tell(self, watcher: int | None, frame: pb.Down) -> None:
+        """See `Home`."""
+        if watcher in self.watchers:
+            self.watchers[watcher].push(frame)
 
     def _count(self, watcher: Watcher) -> None:
         """On the step thread only, or two threads would lose a count."""
@@ -302,6 +390,7 @@ class InstanceServer(rpc.InstanceServicer):
         watcher.push(pb.Down(reply=reply))
 
     async def stop(self) -> None:
+        await self.desk.stop()
         for task in self.tasks:
             task.cancel()
         for watcher in list(self.watchers.values()):

@@ -23,7 +23,7 @@ from collections.abc import Hashable, Iterable
 from itertools import count
 
 from shoal.instance.model_blocks import BlockTables
-from shoal.instance.model_cache import BrokenLedger, Change
+from shoal.instance.model_cache import BrokenLedger, Change, Holding
 from shoal.instance.model_request import ModelRequest, State, WaitingQueue
 from shoal.instance.seam import EngineLoad
 from shoal.instance.step_plan import Outcome, Plan
@@ -51,6 +51,8 @@ class StepModel:
         self.max_model_len = max_model_len
         self.running: list[ModelRequest] = []
         self.parked: list[ModelRequest] = []
+        self.leased: list[ModelRequest] = []
+        self.pins: list[Holding] = []
         self.waiting = WaitingQueue()
         self._blocks = BlockTables(block_size=block_size, total_blocks=total_blocks, record_changes=record_changes)
         self._numbers = count()
@@ -78,20 +80,78 @@ class StepModel:
         if former is State.WAITING:
             self.waiting.discard(request)
             return
-        (self.running if former is State.RUNNING else self.parked).remove(request)
+        {State.RUNNING: self.running, State.PARKED: self.parked, State.LEASED: self.leased}[former].remove(request)
         self._blocks.close(request)
 
     def park(self, request: ModelRequest) -> None:
-        """Out of the batch at a step boundary. Undone by `unpark`, ended by `remove`."""
+        """Out of the batch or the queue at a step boundary. Undone by `unpark`, ended by `remove`."""
         self._require_boundary()
+        former = request.state
         request.move(State.PARKED)
-        self.running.remove(request)
+        if former is State.WAITING:
+            self.waiting.take_out(request)
+        else:
+            self.running.remove(request)
         self.parked.append(request)
 
     def unpark(self, request: ModelRequest) -> None:
-        request.move(State.RUNNING)
         self.parked.remove(request)
-        self.running.append(request)
+        if request.holding.blocks:
+            request.move(State.RUNNING)
+            self.running.append(request)
+        else:
+            request.move(State.WAITING)
+            self._enqueue(request)
+
+    # -- blocks that go to another engine, and requests that come from one
+
+    def pin(self, keys: Iterable[Hashable]) -> Holding:
+        """Keeps cached blocks in place while they are read; to be given back by `unpin`."""
+        holding = self._blocks.pin(keys)
+        self.pins.append(holding)
+        return holding
+
+    def unpin(self, holding: Holding) -> None:
+        self._blocks.unpin(holding)
+        self.pins = [pin for pin in self.pins if pin is not holding]
+
+    def lease(self, request: ModelRequest, tokens: int) -> int | None:
+        """Room for `tokens` tokens of a request that is on its way. Returns how many of them are cached; None: no room.
+        Ended by `hold` or `remove`.
+        """
+        hit = self._blocks.hit(request, tokens)
+        if not self._blocks.fits(request, tokens, hit):
+            return None
+        self._welcome(request)
+        request.move(State.LEASED)
+        self.leased.append(request)
+        self._blocks.reserve(request, tokens, hit)
+        return hit
+
+    def grow(self, request: ModelRequest, tokens: int) -> bool:
+        """Room for `tokens` tokens of a leased one. False: there is none."""
+        missing = self._blocks.missing(request, tokens)
+        if missing > self._blocks.free or tokens >= request.limit_tokens:
+            return False
+        if missing > 0:
+            self._blocks.grow(request, tokens)
+        return True
+
+    def seal(self, request: ModelRequest, tokens: int) -> None:
+        """The first `tokens` tokens of a leased one have their KV here by now."""
+        self._blocks.seal(request, tokens)
+
+    def hold(self, request: ModelRequest, computed: int) -> bool:
+        """A leased request has the KV of its first `computed` tokens: parked until `unpark`. False: no slot."""
+        if not 0 < computed < request.tokens or computed > request.room_tokens:
+            raise ValueError(f"{request!r}: cannot hold {computed} computed tokens")
+        if self._free_slots() <= 0:
+            return False
+        request.move(State.PARKED)
+        self.leased.remove(request)
+        self.parked.append(request)
+        request.computed = computed
+        return True
 
     def adopt(self, request: ModelRequest, computed: int) -> bool:
         """Take over a request with the KV of its first `computed` tokens, parked until `unpark`. False: no room."""
@@ -270,13 +330,12 @@ class StepModel:
 
     def load(self) -> EngineLoad:
         """Queued tokens are those that were uncached when the request was queued."""
-        uncached = sum([request.tokens - request.computed for request in self.running])
-        decoding = sum([request.tokens - request.computed == 1 for request in self.running])
+        uncached = [request.tokens - request.computed for request in self.running]
         return EngineLoad(
             running=len(self.running),
             waiting=len(self.waiting),
             queued_prefill_tokens=self.waiting.queued_tokens,
-            uncached_prefill_tokens=uncached - decoding,
+            uncached_prefill_tokens=sum(uncached) - uncached.count(1),  # one token is a decode
             context_tokens=sum([request.computed for request in self.running]),
             free_blocks=self._blocks.free,
             total_blocks=self._blocks.total,
@@ -284,11 +343,12 @@ class StepModel:
 
     def check(self) -> None:
         """Every block is accounted for, and every request is where its state says. Raises BrokenLedger."""
-        self._blocks.check([*self.running, *self.parked])
+        self._blocks.check([*self.running, *self.parked, *self.leased], self.pins)
         for request in self.waiting.requests():
             if request.holding.blocks:
                 raise BrokenLedger(f"{request!r} waits and holds {request.holding.blocks} blocks")
-        for state, requests in ((State.RUNNING, self.running), (State.PARKED, self.parked)):
+        by_state = ((State.RUNNING, self.running), (State.PARKED, self.parked), (State.LEASED, self.leased))
+        for state, requests in by_state:
             if any(request.state is not state for request in requests):
                 raise BrokenLedger(f"not {state.value}: {requests!r}")
 

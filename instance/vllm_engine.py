@@ -89,6 +89,7 @@ class VllmEngine:
             hash_seed=get_none_hash_seed().encode().hex(),
         )
         self.loras: dict[int, str] = {}
+        self.mover = None
         model, speculative = config.model_config, config.speculative_config
         self.limits = RequestLimits(
             vocabulary=model.get_vocab_size(),

@@ -61,6 +61,7 @@ class FakeEngineConfig(Section):
     e_ms: float = Field(0.207, ge=0, description="per thousand context tokens of decoding requests")
     total_blocks: PositiveInt = Field(4096, description="KV blocks of one instance")
     vocabulary: PositiveInt = Field(256, description="token ids are below this")
+    block_bytes: PositiveInt = Field(4096, description="stand-in bytes of one KV block, moved with a request")
     poison_token: int | None = Field(
         None, description="a prompt that holds this token ends the engine: for fault tests"
     )

@@ -18,9 +18,23 @@ from typing import Literal
 
 # FLOOR.PLACE of every hit() and ahit() in the product; a test compares the two.
 KNOWN: tuple[str, ...] = (
+    "arrival.adopt",
+    "arrival.hold",
+    "arrival.install",
+    "arrival.lease",
+    "arrival.prepared",
+    "departure.copy",
+    "departure.hand_over",
+    "departure.look",
+    "departure.open",
+    "departure.park",
+    "departure.prepare",
+    "departure.release",
     "dispatcher.after_accept",
     "dispatcher.after_assign",
     "dispatcher.before_assign",
+    "handovers.after_commit",
+    "handovers.before_commit",
     "instance.submit",
 )
 

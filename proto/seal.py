@@ -11,7 +11,7 @@ import zlib
 from shoal.proto.errors import BadMessage
 from shoal.proto.v1 import instance_pb2 as pb
 
-Frame = pb.Up | pb.Down
+Frame = pb.Up | pb.Down | pb.Parcel | pb.Receipt
 
 
 class Sealer:

@@ -50,6 +50,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/membership_watch.py",
         "cluster/observer.py",
         "instance/actor.py",
+        "instance/migration/line.py",
         "instance/server.py",
         "proto/v1/",
     ),

@@ -116,7 +116,10 @@ class SimInstance:
             context_tokens = sum([request.computed for request in running])
             first_ms = self.step_time.step_ms(StepWork(0, 0.0, len(running), context_tokens))
             stretch = Stretch(now_s, first_ms, self.step_time.growth_ms * len(running))
-            self._fly(stretch, min(steps, stretch.steps_until(min([c.due_s() for c in self.channels]))))
+            due_s = min([channel.due_s() for channel in self.channels])
+            if stretch.end_s(steps) > due_s:
+                steps = stretch.steps_until(due_s)
+            self._fly(stretch, steps)
         elif self.model.has_work():
             self._schedule(now_s)
         else:

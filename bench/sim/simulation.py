@@ -118,8 +118,9 @@ class Simulation:
         self._next_arrival()
         told = 0
         while self._open:
+            happen = self.events.happen
             for _ in range(4096):
-                self.events.happen()
+                happen()
                 if not self._open:
                     break
             ended = self.results.ends.total()

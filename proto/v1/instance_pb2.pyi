@@ -8,13 +8,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Up(_message.Message):
-    __slots__ = ("hello", "submit", "abort", "adopt", "call", "claim", "number", "seal")
+    __slots__ = ("hello", "submit", "abort", "adopt", "call", "claim", "peers", "move", "settle", "takeover", "steer", "number", "seal")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    SETTLE_FIELD_NUMBER: _ClassVar[int]
+    TAKEOVER_FIELD_NUMBER: _ClassVar[int]
+    STEER_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
@@ -23,17 +28,24 @@ class Up(_message.Message):
     adopt: Adopt
     call: Call
     claim: Claim
+    peers: Peers
+    move: Move
+    settle: Settle
+    takeover: Takeover
+    steer: Steer
     number: int
     seal: int
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., peers: _Optional[_Union[Peers, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., settle: _Optional[_Union[Settle, _Mapping]] = ..., takeover: _Optional[_Union[Takeover, _Mapping]] = ..., steer: _Optional[_Union[Steer, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class Down(_message.Message):
-    __slots__ = ("welcome", "report", "adopted", "reply", "refused", "number", "seal")
+    __slots__ = ("welcome", "report", "adopted", "reply", "refused", "handover", "moved", "number", "seal")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     ADOPTED_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    HANDOVER_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
@@ -41,9 +53,11 @@ class Down(_message.Message):
     adopted: Adopted
     reply: Reply
     refused: Refused
+    handover: Handover
+    moved: Moved
     number: int
     seal: int
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., handover: _Optional[_Union[Handover, _Mapping]] = ..., moved: _Optional[_Union[Moved, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "watcher_id", "vllm_version")
@@ -180,7 +194,7 @@ class Refused(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ..., client_fault: _Optional[bool] = ...) -> None: ...
 
 class StepReport(_message.Message):
-    __slots__ = ("step", "step_start_s", "sent_s", "outputs", "epochs", "indexes", "load", "blocks", "block_sequence", "heard", "accepted")
+    __slots__ = ("step", "step_start_s", "sent_s", "outputs", "epochs", "indexes", "load", "blocks", "residents", "has_residents", "block_sequence", "heard", "accepted")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STEP_START_S_FIELD_NUMBER: _ClassVar[int]
     SENT_S_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +203,8 @@ class StepReport(_message.Message):
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENTS_FIELD_NUMBER: _ClassVar[int]
+    HAS_RESIDENTS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HEARD_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -200,10 +216,12 @@ class StepReport(_message.Message):
     indexes: _containers.RepeatedScalarFieldContainer[int]
     load: Load
     blocks: _containers.RepeatedCompositeFieldContainer[BlockChange]
+    residents: _containers.RepeatedCompositeFieldContainer[Resident]
+    has_residents: bool
     block_sequence: int
     heard: int
     accepted: int
-    def __init__(self, step: _Optional[int] = ..., step_start_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., outputs: _Optional[bytes] = ..., epochs: _Optional[_Iterable[int]] = ..., indexes: _Optional[_Iterable[int]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks: _Optional[_Iterable[_Union[BlockChange, _Mapping]]] = ..., block_sequence: _Optional[int] = ..., heard: _Optional[int] = ..., accepted: _Optional[int] = ...) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., step_start_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., outputs: _Optional[bytes] = ..., epochs: _Optional[_Iterable[int]] = ..., indexes: _Optional[_Iterable[int]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks: _Optional[_Iterable[_Union[BlockChange, _Mapping]]] = ..., residents: _Optional[_Iterable[_Union[Resident, _Mapping]]] = ..., has_residents: _Optional[bool] = ..., block_sequence: _Optional[int] = ..., heard: _Optional[int] = ..., accepted: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("running", "waiting", "queued_prefill_tokens", "uncached_prefill_tokens", "context_tokens", "free_blocks", "total_blocks", "step_ms", "stepping", "draining")
@@ -244,3 +262,250 @@ class BlockChange(_message.Message):
     kind: BlockChange.Kind
     hashes: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, kind: _Optional[_Union[BlockChange.Kind, str]] = ..., hashes: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Peers(_message.Message):
+    __slots__ = ("addresses",)
+    class AddressesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.ScalarMap[str, str]
+    def __init__(self, addresses: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Move(_message.Message):
+    __slots__ = ("move_id", "request_id", "epoch", "frontend", "target", "reason")
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FRONTEND_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    move_id: str
+    request_id: str
+    epoch: int
+    frontend: str
+    target: str
+    reason: str
+    def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., frontend: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Steer(_message.Message):
+    __slots__ = ("draining", "role")
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    draining: bool
+    role: str
+    def __init__(self, draining: _Optional[bool] = ..., role: _Optional[str] = ...) -> None: ...
+
+class Handover(_message.Message):
+    __slots__ = ("move_id", "request_id", "epoch", "index", "target", "prepared", "reason", "sent_bytes", "stages")
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    move_id: str
+    request_id: str
+    epoch: int
+    index: int
+    target: str
+    prepared: bool
+    reason: str
+    sent_bytes: int
+    stages: int
+    def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., index: _Optional[int] = ..., target: _Optional[str] = ..., prepared: _Optional[bool] = ..., reason: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ...) -> None: ...
+
+class Settle(_message.Message):
+    __slots__ = ("move_id", "request_id", "epoch", "committed")
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    move_id: str
+    request_id: str
+    epoch: int
+    committed: bool
+    def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed: _Optional[bool] = ...) -> None: ...
+
+class Takeover(_message.Message):
+    __slots__ = ("move_id", "request_id", "epoch")
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    move_id: str
+    request_id: str
+    epoch: int
+    def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class Moved(_message.Message):
+    __slots__ = ("move_id", "request_id", "frontend", "target", "reason", "outcome", "detail", "sent_bytes", "stages", "copy_s", "parked_s", "tokens")
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FRONTEND_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    COPY_S_FIELD_NUMBER: _ClassVar[int]
+    PARKED_S_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    move_id: str
+    request_id: str
+    frontend: str
+    target: str
+    reason: str
+    outcome: str
+    detail: str
+    sent_bytes: int
+    stages: int
+    copy_s: float
+    parked_s: float
+    tokens: int
+    def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., frontend: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ..., copy_s: _Optional[float] = ..., parked_s: _Optional[float] = ..., tokens: _Optional[int] = ...) -> None: ...
+
+class Resident(_message.Message):
+    __slots__ = ("request_id", "epoch", "frontend", "state", "priority", "prompt_tokens", "output_tokens", "computed_tokens", "blocks", "max_new_tokens", "tenant", "lora", "unmovable", "moves", "since_s")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FRONTEND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    LORA_FIELD_NUMBER: _ClassVar[int]
+    UNMOVABLE_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_S_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    epoch: int
+    frontend: str
+    state: str
+    priority: int
+    prompt_tokens: int
+    output_tokens: int
+    computed_tokens: int
+    blocks: int
+    max_new_tokens: int
+    tenant: str
+    lora: str
+    unmovable: str
+    moves: int
+    since_s: float
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., frontend: _Optional[str] = ..., state: _Optional[str] = ..., priority: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., tenant: _Optional[str] = ..., lora: _Optional[str] = ..., unmovable: _Optional[str] = ..., moves: _Optional[int] = ..., since_s: _Optional[float] = ...) -> None: ...
+
+class Parcel(_message.Message):
+    __slots__ = ("open", "blocks", "prepare", "number", "seal")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    open: Open
+    blocks: Blocks
+    prepare: Prepare
+    number: int
+    seal: int
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., blocks: _Optional[_Union[Blocks, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("opened", "installed", "prepared", "declined", "number", "seal")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    INSTALLED_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    DECLINED_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    opened: Opened
+    installed: Installed
+    prepared: Prepared
+    declined: Declined
+    number: int
+    seal: int
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., installed: _Optional[_Union[Installed, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., declined: _Optional[_Union[Declined, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
+
+class Open(_message.Message):
+    __slots__ = ("move_id", "source", "fingerprint", "submit", "hashes", "shared_memory", "moves")
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SUBMIT_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    move_id: str
+    source: str
+    fingerprint: bytes
+    submit: Submit
+    hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    shared_memory: str
+    moves: int
+    def __init__(self, move_id: _Optional[str] = ..., source: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., hashes: _Optional[_Iterable[bytes]] = ..., shared_memory: _Optional[str] = ..., moves: _Optional[int] = ...) -> None: ...
+
+class Opened(_message.Message):
+    __slots__ = ("missing", "shared_memory")
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    missing: _containers.RepeatedScalarFieldContainer[int]
+    shared_memory: bool
+    def __init__(self, missing: _Optional[_Iterable[int]] = ..., shared_memory: _Optional[bool] = ...) -> None: ...
+
+class Blocks(_message.Message):
+    __slots__ = ("positions", "hashes", "output", "payload", "offset", "checksum")
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    output: _containers.RepeatedScalarFieldContainer[int]
+    payload: bytes
+    offset: int
+    checksum: int
+    def __init__(self, positions: _Optional[_Iterable[int]] = ..., hashes: _Optional[_Iterable[bytes]] = ..., output: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., offset: _Optional[int] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class Installed(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Prepare(_message.Message):
+    __slots__ = ("output", "computed_tokens", "state", "payload", "offset", "checksum")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    output: _containers.RepeatedScalarFieldContainer[int]
+    computed_tokens: int
+    state: bytes
+    payload: bytes
+    offset: int
+    checksum: int
+    def __init__(self, output: _Optional[_Iterable[int]] = ..., computed_tokens: _Optional[int] = ..., state: _Optional[bytes] = ..., payload: _Optional[bytes] = ..., offset: _Optional[int] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class Prepared(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Declined(_message.Message):
+    __slots__ = ("reason", "no_room")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NO_ROOM_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    no_room: bool
+    def __init__(self, reason: _Optional[str] = ..., no_room: _Optional[bool] = ...) -> None: ...

@@ -39,6 +39,11 @@ class InstanceStub:
                 request_serializer=shoal_dot_proto_dot_v1_dot_instance__pb2.Up.SerializeToString,
                 response_deserializer=shoal_dot_proto_dot_v1_dot_instance__pb2.Down.FromString,
                 _registered_method=True)
+        self.Transfer = channel.stream_stream(
+                '/shoal.v1.Instance/Transfer',
+                request_serializer=shoal_dot_proto_dot_v1_dot_instance__pb2.Parcel.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_instance__pb2.Receipt.FromString,
+                _registered_method=True)
 
 
 class InstanceServicer:
@@ -51,6 +56,14 @@ class InstanceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Transfer(self, request_iterator, context):
+        """One live migration, from its source to its target: Open first, then Blocks as they seal, Prepare last. Each parcel is
+        answered by one receipt. The stream's end before Prepared ends the lease; after it the lease has its own deadline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InstanceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +71,11 @@ def add_InstanceServicer_to_server(servicer, server):
                     servicer.Attach,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_instance__pb2.Up.FromString,
                     response_serializer=shoal_dot_proto_dot_v1_dot_instance__pb2.Down.SerializeToString,
+            ),
+            'Transfer': grpc.stream_stream_rpc_method_handler(
+                    servicer.Transfer,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_instance__pb2.Parcel.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_instance__pb2.Receipt.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +105,33 @@ class Instance:
             '/shoal.v1.Instance/Attach',
             shoal_dot_proto_dot_v1_dot_instance__pb2.Up.SerializeToString,
             shoal_dot_proto_dot_v1_dot_instance__pb2.Down.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transfer(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/shoal.v1.Instance/Transfer',
+            shoal_dot_proto_dot_v1_dot_instance__pb2.Parcel.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_instance__pb2.Receipt.FromString,
             options,
             channel_credentials,
             insecure,

@@ -166,7 +166,7 @@ def test_a_cut_or_silent_line_is_no_crash_of_the_request():
     for _ in range(5):
         journal.assign("r", "a")
         assert [t.request_id for t in journal.orphan("a", crashed=False).resubmit] == ["r"]
-    assert (journal.tickets["r"].crashes, journal.tickets["r"].moves) == (0, 5)
+    assert (journal.tickets["r"].crashes, journal.tickets["r"].losses) == (0, 5)
 
 
 def test_the_second_crash_gives_a_request_up_and_not_its_neighbours():

@@ -4,21 +4,16 @@ without its one outcome, no block in use, and no process left.
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 from random import Random
 
-from shoal.bench.processes import process_state
 from shoal.bench.static_controller import StaticController
 from shoal.cluster.journal import Outcome
 from shoal.cluster.link import LinkEnd
 from shoal.instance.fake_tokens import reply
-from shoal.proto.config import ClusterConfig
-from shoal.proto.v1 import controller_pb2 as cpb
-from tests.tools.mini_cluster import ENGINE, FAKE, TOKEN, VOCABULARY, MiniFrontend, eventually
+from tests.tools.host_process import Host, host_config
+from tests.tools.mini_cluster import VOCABULARY, MiniFrontend, eventually
 from tests.tools.oracle import (
     Resources,
     Stream,
@@ -33,48 +28,8 @@ ROUNDS = 200 if os.environ.get("SHOAL_NIGHTLY") else 20
 STREAMS = 8
 TOKENS = 60
 INSTANCES = 3
-CONFIG = ClusterConfig(engine=ENGINE, fake=FAKE.model_copy(update={"a_ms": 4.0}))
+CONFIG = host_config(a_ms=4.0)
 ENDS = {Outcome.LENGTH.value}
-
-
-class Host:
-    """One instance in a process of its own."""
-
-    def __init__(self, number, incarnation=1):
-        self.number, self.name, self.incarnation = number, f"i{number}", incarnation
-
-    async def start(self):
-        arguments = [CONFIG.model_dump_json(exclude={"keys", "secret"}), TOKEN, "1", str(self.number)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "shoal.bench.instance_host", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), 60)
-        self.address = json.loads(line)["instances"][0]["address"]
-        return self
-
-    async def fault(self, number):
-        """SIGKILL or SIGSTOP; returns when /proc proves it."""
-        os.kill(self.process.pid, number)
-        wanted = ("", "Z", "X") if number is signal.SIGKILL else ("T",)
-        await eventually(lambda: process_state(self.process.pid) in wanted)
-
-    def end(self):
-        self.process.kill()
-        self.process.wait(10)
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-    def member(self):
-        return cpb.Member(
-            id=self.name,
-            address=self.address,
-            state="ready",
-            role="mixed",
-            pid=self.process.pid,
-            incarnation=self.incarnation,
-        )
 
 
 class Hosts:
@@ -84,7 +39,7 @@ class Hosts:
         self.controller = StaticController()
         self.controller_address = await self.controller.start()
         self.hosts = {}
-        for host in await asyncio.gather(*(Host(n).start() for n in range(INSTANCES))):
+        for host in await asyncio.gather(*(Host(n, config=CONFIG).start() for n in range(INSTANCES))):
             self.hosts[host.name] = host
         await self.publish()
         self.frontend = MiniFrontend(self, "f0")
@@ -99,7 +54,7 @@ class Hosts:
 
     async def replace(self, host):
         host.end()
-        self.hosts[host.name] = await Host(host.number, host.incarnation + 1).start()
+        self.hosts[host.name] = await Host(host.number, host.incarnation + 1, config=CONFIG).start()
         await self.publish()
 
     def status(self):

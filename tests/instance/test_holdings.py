@@ -30,7 +30,6 @@ def held(
         tenant,
         b"request",
         delivered,
-        len(delivered),
         key,
         b"context",
         frontend,
@@ -46,7 +45,7 @@ def holding(*requests: Held) -> Holdings:
 
 
 def say(holdings: Holdings, engine_id: str, tokens: int = 1, *, finished: bool = False) -> Address | None:
-    address = holdings.said(engine_id, f"{engine_id}+{tokens}", tokens, finished=finished, now_s=SAID_S)
+    address = holdings.said(engine_id, f"{engine_id}+{tokens}", range(tokens), finished=finished, now_s=SAID_S)
     holdings.check()
     return address
 
@@ -89,7 +88,7 @@ def test_a_finished_request_is_forgotten_at_once_unless_it_may_be_resumed() -> N
 def test_the_newest_of_too_many_finished_ones_are_kept() -> None:
     holdings = holding(*(held(f"r{n}", key=f"key{n}") for n in range(MAX_FINISHED + 3)))
     for n in range(MAX_FINISHED + 3):
-        say_finished = holdings.said(f"r{n}@1", "out", 1, finished=True, now_s=SAID_S)
+        say_finished = holdings.said(f"r{n}@1", "out", [1], finished=True, now_s=SAID_S)
         assert say_finished is not None
     assert holdings.expire(SAID_S) == []
     holdings.check()
@@ -296,7 +295,7 @@ class AnySequence(RuleBasedStateMachine):
         life = self.model.get(engine_id)
         if life is not None and life.finished:
             return
-        address = self.holdings.said(engine_id, tokens, tokens, finished=finished, now_s=self.now_s)
+        address = self.holdings.said(engine_id, tokens, range(tokens), finished=finished, now_s=self.now_s)
         if life is None:
             assert address is None
             return

@@ -28,8 +28,8 @@ async def scrape(instance: Instance) -> dict[str, float]:
         await asyncio.to_thread(http_server.shutdown)
         http_server.server_close()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    assert all(sample.labels == LABELS for sample in samples)
-    return {sample.name: sample.value for sample in samples}
+    assert all(sample.labels | LABELS == sample.labels for sample in samples)
+    return {sample.name: sample.value for sample in samples if sample.labels == LABELS}
 
 
 async def test_an_idle_instance_reports_zero_and_all_its_blocks(instance: Instance) -> None:

@@ -327,9 +327,12 @@ def test_a_request_is_not_adopted_where_it_has_no_room() -> None:
 def test_forbidden_moves_raise() -> None:
     m = model()
     r = request("a", 4)
-    m.add(r)
+    gone = request("gone", 4)
+    m.add(gone)
+    m.remove(gone)
     with pytest.raises(IllegalMove):
-        m.park(r)
+        m.park(gone)
+    m.add(r)
     m.schedule()
     with pytest.raises(BrokenLedger):
         m.schedule()

@@ -320,6 +320,10 @@ class MiniFrontend:
             raise
         return seen
 
+    def ask(self, instance: str, **frames: Any) -> None:
+        """Of an instance, by name of the Up frame, as this frontend's link would."""
+        self.dispatcher.links[instance].send(pb.Up(**frames))
+
     def claim(self, link: Any, adopted: pb.Adopted, request_id: str, prompt: list[int]) -> Reply:
         """Go on with what a lost frontend had; `adopted` is what an inquiry found."""
         ticket = self.ticket(request_id, prompt, 1, resume_key=adopted.resume_key, tenant="t")

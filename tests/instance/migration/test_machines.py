@@ -1,0 +1,236 @@
+"""The two machines of a move, side by side, under events in any order that a shell may see them: each ends, exactly once,
+gives back what it took, and never do both run the request.
+"""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from shoal.instance.migration import source as s
+from shoal.instance.migration import target as t
+from shoal.instance.migration.words import Ending, Patience, Sizes
+from shoal.instance.mover import Phase, Sight
+
+PATIENCE = Patience()
+
+
+def sight(phase: Phase = Phase.RUNNING, *, computed: int = 9, sealed: int = 2, unmovable: str = "") -> Sight:
+    return Sight("r@1", phase, 0, 8, 2, computed, sealed, 3, 100, unmovable=unmovable)
+
+
+def source(**sizes: int) -> s.Source:
+    machine = s.Source(2, patience=PATIENCE, sizes=Sizes(**sizes))
+    assert machine.start(0.0) == [s.Look(0)]
+    return machine
+
+
+# -- the source, step by step
+
+
+def copying(machine: s.Source, missing: tuple[int, ...] = (0, 1)) -> s.Source:
+    machine.feed(s.Seen(sight(), 2), 0.0)
+    machine.named(2)
+    machine.feed(s.Opened(missing), 0.1)
+    return machine
+
+
+def test_a_move_copies_what_is_missing_then_what_sealed_meanwhile_then_parks_and_hands_over():
+    m = source()
+    assert m.feed(s.Seen(sight(), 5), 0.0) == [s.Open()]
+    m.named(5)
+    assert m.feed(s.Opened((1, 3, 4)), 0.1) == [s.Send((1, 3))]
+    assert m.feed(s.Installed(), 0.2) == [s.Send((4,))]
+    assert m.feed(s.Installed(), 0.3) == [s.Look(5)]
+    assert m.feed(s.Seen(sight(sealed=6), 1), 0.3) == [s.Send((5,))]
+    assert m.feed(s.Installed(), 0.4) == [s.Look(6)]
+    assert m.feed(s.Seen(sight(sealed=6), 0), 0.4) == [s.Park(6)]
+    assert m.feed(s.InFlight(), 0.4) == [s.Park(6)]
+    assert m.feed(s.Parked(sight(Phase.MOVING, sealed=7, computed=29), 1), 0.5) == [s.Send((6,))]
+    assert m.feed(s.Installed(), 0.5) == [s.Prepare(7)]
+    assert m.feed(s.Prepared(), 0.6) == [s.HandOver(True)]
+    assert m.feed(s.Settled(True), 0.7) == [s.Release()]
+    assert (m.ending, m.stages) == (Ending.COMMITTED, 2)
+
+
+def test_a_waiting_request_is_handed_over_without_a_copy():
+    m = source()
+    assert m.feed(s.Seen(sight(Phase.WAITING, computed=0, sealed=0), 0), 0.0) == [s.Park(0)]
+    assert m.feed(s.Parked(sight(Phase.MOVING, computed=0, sealed=0), 0), 0.0) == [s.HandOver(False)]
+    assert m.feed(s.Settled(True), 0.0) == [s.Release()]
+    assert m.ending is Ending.MOVED_WAITING
+
+
+def test_one_that_seals_faster_than_it_is_copied_is_left_alone():
+    m = copying(source(stages=2, last_blocks=3), (0,))
+    m.feed(s.Installed(), 0.2)
+    m.feed(s.Seen(sight(sealed=3), 1), 0.2)
+    m.feed(s.Installed(), 0.2)
+    assert m.feed(s.Seen(sight(sealed=7), 4), 0.2) == []
+    assert m.ending is Ending.TOO_MANY_STAGES
+
+
+def test_the_rest_after_the_last_stage_is_copied_in_the_pause_if_it_is_small():
+    m = copying(source(stages=1, last_blocks=3), ())
+    assert m.feed(s.Seen(sight(sealed=5), 3), 0.2) == [s.Park(2)]
+    assert m.feed(s.Parked(sight(Phase.MOVING, sealed=5), 3), 0.2) == [s.Send((2, 3))]
+
+
+def test_a_request_that_was_preempted_meanwhile_goes_on_here():
+    m = copying(source(), ())
+    assert m.feed(s.Seen(sight(Phase.WAITING, computed=0, sealed=0), 0), 0.2) == []
+    assert (m.ending, m.detail) == (Ending.SOURCE_GONE, "preempted")
+    late = copying(source(), ())
+    late.feed(s.Seen(sight(), 0), 0.2)
+    assert late.feed(s.Parked(sight(Phase.MOVING, computed=0, sealed=0), 0), 0.2) == [s.Unpark()]
+    assert late.ending is Ending.SOURCE_GONE
+
+
+def test_what_cannot_move_is_refused_with_its_reason():
+    m = source()
+    assert m.feed(s.Seen(sight(unmovable="prompt_logprobs"), 2), 0.0) == []
+    assert (m.ending, m.detail) == (Ending.REFUSED, "prompt_logprobs")
+
+
+# -- both, in any order
+
+
+class Moves(RuleBasedStateMachine):
+    """The model of both shells: what they would do is remembered, and what they may be told is offered at random. The
+    owner is one number: which side it believes.
+    """
+
+    @initialize(waiting=st.booleans(), stages=st.integers(1, 3))
+    def begin(self, waiting: bool, stages: int) -> None:
+        self.now_s, self.blocks, self.waiting = 0.0, 2, waiting
+        self.source = s.Source(2, patience=PATIENCE, sizes=Sizes(stages=stages, last_blocks=2))
+        self.target = t.Target(patience=PATIENCE)
+        self.due: list[s.Command] = self.source.start(0.0)
+        self.parked = self.released = self.leased = self.runs_there = self.stream = False
+        self.owner, self.asked, self.sent = "source", False, 0
+        self.stream_over = False
+
+    def to_source(self, event: s.Event) -> None:
+        for command in self.source.feed(event, self.now_s):
+            match command:
+                case s.Unpark():
+                    self.parked = False
+                case s.Release():
+                    self.released, self.parked = True, False
+                case _:
+                    self.due.append(command)
+
+    def to_target(self, event: t.Event) -> list[t.Command]:
+        commands = self.target.feed(event, self.now_s)
+        for command in commands:
+            match command:
+                case t.Lease():
+                    self.leased = True
+                case t.Drop():
+                    self.leased = False
+                case t.Adopt():
+                    self.leased, self.runs_there = False, True
+        return commands
+
+    @precondition(lambda self: self.due)
+    @rule(answer=st.sampled_from(["good", "good", "good", "bad"]), sealed=st.integers(0, 2))
+    def the_shell_acts(self, answer: str, sealed: int) -> None:
+        if self.source.stage is s.Stage.ENDED:
+            self.due.clear()
+            return
+        match self.due.pop(0):
+            case s.Look(first):
+                self.blocks += sealed
+                phase = Phase.WAITING if self.waiting else Phase.RUNNING
+                seen = sight(phase, sealed=self.blocks, computed=0 if self.waiting else 4 * self.blocks + 1)
+                self.to_source(s.Seen(seen, 0 if self.waiting else self.blocks - first))
+            case s.Open():
+                self.source.named(self.blocks)
+                self.exchange(t.OpenCame(self.blocks), t.Leased((1,)), answer, s.Opened((1,)))
+            case s.Send(positions):
+                self.exchange(t.BlocksCame(positions), t.Installed(), answer, s.Installed())
+            case s.Park(first):
+                self.parked = True
+                self.blocks += 0 if self.waiting else sealed
+                seen = sight(Phase.MOVING, sealed=self.blocks, computed=0 if self.waiting else 4 * self.blocks + 1)
+                self.to_source(s.Parked(seen, 0 if self.waiting else self.blocks - first))
+            case s.Prepare():
+                self.exchange(t.PrepareCame(), t.Held(), answer, s.Prepared())
+            case s.HandOver():
+                self.asked = True
+
+    def exchange(self, came: t.Event, done: t.Event, answer: str, receipt: s.Event) -> None:
+        """One parcel and its receipt; `bad`: the target's engine says no. A broken stream carries nothing."""
+        if self.stream_over:
+            self.to_source(s.LineLost("broken"))
+            return
+        declined = [c for c in self.to_target(came) if isinstance(c, t.Decline)]
+        if not declined:
+            declined = [
+                c for c in self.to_target(done if answer == "good" else t.Failed("no")) if isinstance(c, t.Decline)
+            ]
+        self.to_source(s.Declined(declined[0].reason) if declined else receipt)
+
+    @precondition(lambda self: self.asked)
+    @rule(heard=st.booleans())
+    def the_owner_decides(self, heard: bool) -> None:
+        """It commits if it can; its words may be lost to either side."""
+        self.asked = False
+        self.owner = "target"
+        if not self.waiting and heard:
+            self.to_target(t.TakenOver())
+        if self.source.stage is s.Stage.DECIDING and heard:
+            self.to_source(s.Settled(True))
+
+    @precondition(lambda self: self.asked)
+    @rule()
+    def the_owner_refuses(self) -> None:
+        self.asked = False
+        if self.source.stage is s.Stage.DECIDING:
+            self.to_source(s.Settled(False))
+
+    @rule()
+    def the_stream_breaks(self) -> None:
+        self.stream_over = True
+        self.to_target(t.StreamEnded())
+
+    @rule(how=st.sampled_from(["finished", "aborted", "its stream ended"]))
+    def the_request_ends(self, how: str) -> None:
+        self.to_source(s.Broken(Ending.SOURCE_GONE, how))
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 20.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        if self.now_s >= self.source.deadline_s:
+            self.to_source(s.Expired())
+        if self.now_s >= self.target.deadline_s:
+            self.to_target(t.Expired())
+
+    @invariant()
+    def both_do_not_run_it_for_its_owner(self) -> None:
+        """The source may run it unheard (its epoch is over), but never is a released one anybody's but the target's."""
+        assert not self.released or self.owner == "target"
+        assert not self.runs_there or self.owner == "target"
+
+    @invariant()
+    def an_ended_side_keeps_nothing(self) -> None:
+        if self.source.stage is s.Stage.ENDED:
+            assert self.source.ending is not None and not self.parked
+            assert self.released == (self.source.ending in (Ending.COMMITTED, Ending.MOVED_WAITING))
+        else:
+            assert self.source.deadline_s < float("inf")
+        if self.target.stage is t.Stage.ENDED:
+            assert not self.leased
+        elif self.leased:
+            assert self.target.deadline_s < float("inf")
+
+    def teardown(self) -> None:
+        """Left alone, both end."""
+        for _ in range(2):
+            self.now_s += 60.0
+            self.to_source(s.Expired())
+            self.to_target(t.Expired())
+        assert self.source.stage is s.Stage.ENDED and not self.parked and not self.leased
+
+
+TestMoves = Moves.TestCase
+TestMoves.settings = settings(max_examples=settings().max_examples, stateful_step_count=30)
