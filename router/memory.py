@@ -13,7 +13,7 @@ import numpy as np
 from shoal.router.filters import Filter
 from shoal.router.snapshot import Bools, Floats, Question
 
-DEVIATIONS = 1.0
+DEVIATIONS = 2.0
 
 
 def future_peak_tokens(question: Question) -> Floats:

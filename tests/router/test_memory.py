@@ -14,12 +14,13 @@ from shoal.router.profile import build_policy
 from shoal.router.view import ClusterView
 from tests.tools.routing import CHAIN, view_of
 
-HALVES = Foresight(shares=np.array([0.5, 1.0]), remaining_tokens=np.array([100.0, 0.0]), new_tokens=40.0)
+# In 100 steps a fifth are left, and with two deviations of n = 1, 4, 16, 25 coins: all, 0.6, 0.4, 0.36 of them.
+FIFTH = Foresight(shares=np.array([0.2, 1.0]), remaining_tokens=np.array([100.0, 0.0]), new_tokens=40.0)
 
 
 def foreseeing(**instances: tuple[InstanceLoad, int]) -> ClusterView:
     view = view_of(**instances)
-    view.foresight = HALVES
+    view.foresight = FIFTH
     return view
 
 
@@ -29,33 +30,32 @@ def ask(view: ClusterView, tokens: int = 105, policy: str = "prefix_least_work",
 
 def test_peak_is_the_larger_of_now_and_when_the_short_ones_are_gone():
     view = foreseeing(
-        few=(InstanceLoad(running=2, free_blocks=40), 0),  # 600 used: now 600; later (600 + 200) / 2 + 40
-        many=(InstanceLoad(running=8, free_blocks=40), 0),  # now 600; later (600 + 800) / 2 + 40 = 740
-        queued=(
-            InstanceLoad(waiting=1, free_blocks=100, queued_prefill_tokens=300),
-            2,
-        ),  # now; (300 + 100) / 2 + 40
+        few=(InstanceLoad(running=4, free_blocks=40), 0),  # 600 used; later 0.6 * (600 + 400) + 40
+        many=(InstanceLoad(running=16, free_blocks=40), 0),  # later 0.4 * (600 + 1600) + 40
+        old=(InstanceLoad(running=4, free_blocks=10), 0),  # 900 used; later 0.6 * (900 + 400) + 40 is less
+        queued=(InstanceLoad(waiting=1, free_blocks=100, queued_prefill_tokens=300), 2),  # later 300 + 100 + 40
     )
     question = view.question(RouteRequest("r", 105, 50, CHAIN), 0.0)
-    assert future_peak_tokens(question).tolist() == [600 + 105, 740 + 105, 300 + 85]
+    assert future_peak_tokens(question) == pytest.approx([640 + 105, 920 + 105, 900 + 105, 440 + 85])
 
 
 def test_instance_that_cannot_hold_the_peak_is_not_chosen():
-    view = foreseeing(a=(InstanceLoad(running=8, free_blocks=15), 10), b=(InstanceLoad(running=9, free_blocks=60), 0))
-    assert ask(view).instance == "a"  # (850 + 800) / 2 + 40 + 5 = 870 of 1000
-    view.observe("a", InstanceLoad(running=12, free_blocks=15), 0.0)  # (850 + 1200) / 2 + 45 = 1070
+    view = foreseeing(a=(InstanceLoad(running=16, free_blocks=35), 10), b=(InstanceLoad(running=9, free_blocks=60), 0))
+    assert ask(view).instance == "a"  # 0.4 * (650 + 1600) + 40 + 5 = 945 of 1000
+    view.observe("a", InstanceLoad(running=25, free_blocks=35), 0.0)  # 0.36 * (650 + 2500) + 45 = 1179
     assert ask(view).instance == "b"
-    view.observe("b", InstanceLoad(running=12, free_blocks=15), 0.0)
+    view.observe("b", InstanceLoad(running=25, free_blocks=35), 0.0)
     assert ask(view) == Wait("no instance will have the KV memory that it may need", holds_up=True)
     assert ask(view, excluded=frozenset("b")) == Wait("no instance will have the KV memory that it may need")
 
 
 def test_predicted_length_counts_and_its_limit_too():
-    view = foreseeing(a=(InstanceLoad(running=8, free_blocks=30), 0))
-    # later: (700 + 800) / 2 + growth + 105, growth at most 100; 1000 tokens of memory
-    assert isinstance(ask(view, tokens=206), Placement)  # grows by 40: 996
-    assert isinstance(ask(view, tokens=206, expected_new_tokens=48.0), Wait)
-    assert isinstance(ask(view, tokens=200, expected_new_tokens=400.0), Placement)  # by 50, its limit: 1000
+    view = foreseeing(a=(InstanceLoad(running=16, free_blocks=50), 0))
+    # later: 0.4 * (500 + 1600) + growth, and the prompt; 1000 tokens of memory
+    assert isinstance(ask(view, tokens=119), Placement)  # grows by 40: 999
+    assert isinstance(ask(view, tokens=119, expected_new_tokens=48.0), Wait)
+    assert isinstance(ask(view, tokens=109, expected_new_tokens=400.0), Placement)  # by 50, its limit: 999
+    assert isinstance(ask(view, tokens=111, expected_new_tokens=400.0), Wait)
 
 
 def test_idle_instance_takes_whatever_fits_its_model():
