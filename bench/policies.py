@@ -1,8 +1,9 @@
 """Every policy over every workload on the simulator: load, fleet size, frontends, seeds; then a ranking.
 
 Rates are shares of the capacity of each fleet under `least_work` (bench/policy_grid.py). Each number comes with its
-95 % interval over the seeds. Policies are ranked by goodput relative to the best of each condition, on average; beside
-it stands the p99 TTFT relative to the best one's (geometric mean). --quick is a small grid for a look; the whole grid
+95 % interval over the seeds. Policies are ranked by the share of requests that meet the SLO (goodput over the time of
+the arrivals, which are the same for all) relative to the best of each condition, on average; beside it stands the p99
+TTFT relative to the best one's (geometric mean). --quick is a small grid for a look; the whole grid
 takes hours: choose parts of it.
 """
 
@@ -136,10 +137,10 @@ def rank(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         conditions[tuple(cell["condition"].values())].append(cell)
     goodput, ttft = defaultdict(list), defaultdict(list)
     for rivals in conditions.values():
-        best_goodput = max(cell["goodput"]["mean"] for cell in rivals)
+        best_share = max(cell["slo_met_share"]["mean"] for cell in rivals)
         best_ttft = min(cell["ttft_ms_p99"]["mean"] for cell in rivals)
         for cell in rivals:
-            goodput[cell["policy"]].append(cell["goodput"]["mean"] / max(best_goodput, 1e-9))
+            goodput[cell["policy"]].append(cell["slo_met_share"]["mean"] / max(best_share, 1e-9))
             ttft[cell["policy"]].append(math.log(max(cell["ttft_ms_p99"]["mean"], 1e-9) / max(best_ttft, 1e-9)))
     rows = [
         {

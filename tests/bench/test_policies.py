@@ -13,8 +13,8 @@ from shoal.proto.errors import NotFound
 HERE, THERE = Condition("a", 2, 0.9, 1), Condition("b", 2, 0.9, 1)
 
 
-def values(goodput: float, ttft_ms_p99: float) -> dict[str, float]:
-    return {"goodput": goodput, "ttft_ms_p99": ttft_ms_p99}
+def values(slo_met_share: float, ttft_ms_p99: float) -> dict[str, float]:
+    return {"slo_met_share": slo_met_share, "ttft_ms_p99": ttft_ms_p99}
 
 
 def test_intervals_are_students():
@@ -24,18 +24,18 @@ def test_intervals_are_students():
 
 
 def test_seeds_of_a_cell_are_put_together():
-    measured = [(Run(HERE, "x", seed, 1.0), values(goodput, 7.0)) for seed, goodput in enumerate((4.0, 6.0))]
+    measured = [(Run(HERE, "x", seed, 1.0), values(share, 7.0)) for seed, share in enumerate((0.4, 0.6))]
     [cell] = policies.summarize_cells(measured)
     assert cell["condition"] == HERE._asdict() and cell["policy"] == "x"
-    assert cell["goodput"]["mean"] == 5.0 and cell["ttft_ms_p99"]["high"] == 7.0
+    assert cell["slo_met_share"]["mean"] == 0.5 and cell["ttft_ms_p99"]["high"] == 7.0
 
 
 def test_ranking_is_relative_to_the_best_of_each_condition():
     runs = [
-        (Run(HERE, "x", 0, 1.0), values(10.0, 100.0)),
-        (Run(HERE, "y", 0, 1.0), values(8.0, 200.0)),
-        (Run(THERE, "x", 0, 1.0), values(1.0, 400.0)),
-        (Run(THERE, "y", 0, 1.0), values(2.0, 200.0)),
+        (Run(HERE, "x", 0, 1.0), values(1.0, 100.0)),
+        (Run(HERE, "y", 0, 1.0), values(0.8, 200.0)),
+        (Run(THERE, "x", 0, 1.0), values(0.3, 400.0)),
+        (Run(THERE, "y", 0, 1.0), values(0.6, 200.0)),
     ]
     first, second = policies.rank(policies.summarize_cells(runs))
     assert first == pytest.approx(
