@@ -32,9 +32,14 @@ from shoal.router.profile import PROFILES
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-FULL = {"utilisations": (0.6, 0.9, 1.1), "instances": (2, 4, 16, 64), "frontends": (1, 2, 4, 8), "seeds": 5}
-QUICK = {"utilisations": (0.9,), "instances": (4,), "frontends": (1, 4), "seeds": 2}
-FULL_REQUESTS, QUICK_REQUESTS = 250, 100  # per instance
+FULL: dict[str, Any] = {
+    "utilisations": (0.6, 0.9, 1.1),
+    "instances": (2, 4, 16, 64),
+    "frontends": (1, 2, 4, 8),
+    "seeds": 5,
+    "seconds": 120.0,
+}
+QUICK: dict[str, Any] = {"utilisations": (0.9,), "instances": (4,), "frontends": (1,), "seeds": 2, "seconds": 30.0}
 STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # 97.5 %, by freedom
 
 
@@ -47,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instances", nargs="+", type=int)
     parser.add_argument("--frontends", nargs="+", type=int)
     parser.add_argument("--seeds", type=int)
-    parser.add_argument("--requests", type=int, help="per instance and run")
+    parser.add_argument("--seconds", type=float, help="of arrivals, in each run")
     parser.add_argument("--stale-ms", type=float, default=50.0, help="how old reports are when they arrive")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the ranking there, as Markdown")
@@ -57,9 +62,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if not args.traces.is_dir():
         raise NotFound(f"no folder {args.traces}: name it with --traces")
     grid = {name: getattr(args, name) or default for name, default in (QUICK if args.quick else FULL).items()}
-    setting = Setting(
-        args.traces, args.requests or (QUICK_REQUESTS if args.quick else FULL_REQUESTS), args.stale_ms / 1e3
-    )
+    setting = Setting(args.traces, grid["seconds"], args.stale_ms / 1e3)
     fleets = list(itertools.product(args.workloads, grid["instances"]))
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         capacity = _spread(pool, "capacities", _capacity, [(setting, *fleet) for fleet in fleets])

@@ -70,10 +70,11 @@ class Run(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What all runs share. `traces`: the folder; `requests`: per instance."""
+    """What all runs share. `traces`: the folder; `arrivals_s`: how long requests come; the run ends with the last of
+    them."""
 
     traces: Path
-    requests: int
+    arrivals_s: float
     stale_s: float
 
 
@@ -132,9 +133,8 @@ def bisect_rate(kept: Callable[[float], bool], guess_rps: float, rounds: int) ->
 
 def config_of(setting: Setting, run: Run) -> SimConfig:
     condition = run.condition
-    requests = setting.requests * condition.instances
     tree = {
-        "workload": workload_of(setting.traces, WORKLOADS[condition.workload], run, requests),
+        "workload": workload_of(setting, WORKLOADS[condition.workload], run),
         "seed": run.seed,
         "instances": condition.instances,
         "frontends": condition.frontends,
@@ -149,17 +149,17 @@ def config_of(setting: Setting, run: Run) -> SimConfig:
     return parse_sim_config(tree)
 
 
-def workload_of(traces: Path, source: Source, run: Run, requests: int) -> dict[str, Any]:
-    rate_rps, start_s = run.rate_rps, run.seed * SEED_APART_S
+def workload_of(setting: Setting, source: Source, run: Run) -> dict[str, Any]:
+    rate_rps, start_s, requests = run.rate_rps, run.seed * SEED_APART_S, run.rate_rps * setting.arrivals_s
     match source:
         case TraceFile(name, recorded_rps):
             copies = math.ceil(requests / (recorded_rps * WINDOW_S))
             window = {"start_s": start_s, "end_s": start_s + requests / copies / recorded_rps, "copies": copies}
-            return {"kind": "trace", "file": str(traces / name), "rate_rps": rate_rps, **window}
+            return {"kind": "trace", "file": str(setting.traces / name), "rate_rps": rate_rps, **window}
         case ServegenFiles(name):
-            files = {"clients": str(traces / f"{name}_clients.csv.gz"), "pdfs": str(traces / f"{name}_pdfs.jsonl.gz")}
-            span = {"start_s": start_s, "duration_s": requests / rate_rps}
-            return {"kind": "servegen", **files, **span, "rate_rps": rate_rps}
+            files = {part: str(setting.traces / f"{name}_{part}.gz") for part in ("clients.csv", "pdfs.jsonl")}
+            span = {"start_s": start_s, "duration_s": setting.arrivals_s, "rate_rps": rate_rps}
+            return {"kind": "servegen", "clients": files["clients.csv"], "pdfs": files["pdfs.jsonl"], **span}
         case Generated():
             sessions = math.ceil(requests / CALLS_PER_SESSION)
             return {"kind": "agents", "sessions": sessions, "sessions_per_s": rate_rps / CALLS_PER_SESSION}

@@ -56,18 +56,18 @@ def test_bisection_gives_up_where_no_rate_is_kept():
 
 
 def test_seeds_take_windows_of_their_own_and_large_fleets_copies():
-    setting = Setting(policies.Path("traces"), 1000, 0.05)
+    setting = Setting(policies.Path("traces"), 200.0, 0.05)
     small = config_of(setting, Run(Condition("azure-code", 1, 0.9, 4), "random", 2, 5.0))
     assert (small.workload.start_s, small.workload.end_s) == (300.0, pytest.approx(300 + 1000 / 3.18))
     assert (small.workload.copies, small.frontends, small.report_delay_s) == (1, 4, 0.05)
-    large = config_of(setting, Run(Condition("azure-code", 64, 0.9, 1), "random", 0, 5.0))
+    large = config_of(setting, Run(Condition("azure-code", 64, 0.9, 1), "random", 0, 320.0))
     assert large.workload.copies == 16  # 64,000 requests of at most 4,134 each
     assert large.workload.end_s == pytest.approx(4000 / 3.18)
 
 
 @pytest.mark.parametrize("workload", policy_grid.WORKLOADS)
 def test_every_workload_has_a_configuration(workload):
-    setting = Setting(policies.Path("traces"), 10, 0.0)
+    setting = Setting(policies.Path("traces"), 10.0, 0.0)
     assert config_of(setting, Run(Condition(workload, 2, 0.9, 1), "random", 0, 5.0)).instances == 2
 
 
@@ -104,7 +104,7 @@ def test_small_grid_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(policies, "ProcessPoolExecutor", Here)
     monkeypatch.setitem(policy_grid.WORKLOADS, "agents", TraceFile("t.jsonl", 10.0))
     grid = ("--workloads", "agents", "--policies", "random", "prefix_least_work", "--utilisations", "0.5")
-    size = ("--instances", "2", "--frontends", "1", "2", "--seeds", "1", "--requests", "40")
+    size = ("--instances", "2", "--frontends", "1", "2", "--seeds", "1", "--seconds", "2")
     report = tmp_path / "ranking.md"
     result = policies.run(args("--traces", str(tmp_path), *grid, *size, "--report", str(report))).result
     assert result["runs"] == 4
