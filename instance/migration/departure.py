@@ -27,6 +27,7 @@ from shoal.proto.failpoints import ahit, hit
 from shoal.proto.v1 import instance_pb2 as pb
 
 ALL = 1 << 30
+Act = Callable[..., Coroutine[Any, Any, words.Event | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +102,17 @@ class Departure:
         for command in commands:
             match command:
                 case words.Look(first):
-                    self._act(self._look(first))
+                    self._act(self._look, first)
                 case words.Open():
-                    self._act(self._open())
+                    self._act(self._open)
                 case words.Send(positions):
-                    self._act(self._send(positions))
+                    self._act(self._send, positions)
                 case words.Park(first):
-                    self._act(self._park(first))
+                    self._act(self._park, first)
                 case words.Prepare(first):
-                    self._act(self._prepare(first))
+                    self._act(self._prepare, first)
                 case words.HandOver(prepared):
-                    self._act(self._hand_over(prepared))
+                    self._act(self._hand_over, prepared)
                 case words.Unpark():
                     self._ask(self._unpark_now)
                 case words.Release():
@@ -119,15 +120,15 @@ class Departure:
                     self.home.holdings.drop(self.engine_id)
                     self._ask(self._release_now)
 
-    def _act(self, act: Coroutine[Any, Any, words.Event | None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._told(act))
+    def _act(self, act: Act, *arguments: Any) -> None:
+        task = asyncio.get_running_loop().create_task(self._told(act, *arguments))
         self.acts.add(task)
         task.add_done_callback(self.acts.discard)
 
-    async def _told(self, act: Coroutine[Any, Any, words.Event | None]) -> None:
+    async def _told(self, act: Act, *arguments: Any) -> None:
         """Whatever becomes of it is an event."""
         try:
-            event = await act
+            event = await act(*arguments)
         except LineLost as exc:
             event = words.LineLost(str(exc))
         except Gone:
