@@ -217,7 +217,7 @@ class Dispatcher:
             self.view.acknowledged(request_id)
         if report.outputs:
             self._accept_outputs(link, report)
-        self.view.observe(link.instance_id, load_of(report.load), self.clock())
+        self.ledgers.observe(link.instance_id, load_of(report.load))
         if self.view.block_batch(link.instance_id, changes_of(report), report.block_sequence):
             log.warning("%s: block changes before number %d are missing", link.instance_id, report.block_sequence)
             link.send(pb.Up(call=pb.Call(method=TELL_BLOCKS)))

@@ -17,9 +17,11 @@ from shoal.cluster.request_context import RequestContext
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
-from shoal.router.contract import Placement
+from shoal.router.contract import InstanceLoad, Placement
 from shoal.router.foreseer import Foreseer
+from shoal.router.foresight import StepCoefficients
 from shoal.router.length import LengthModel, edges_by_time
+from shoal.router.step_fit import StepFit
 from shoal.router.view import ClusterView
 
 
@@ -52,7 +54,7 @@ class Ledgers:
     def __init__(self, limits: AdmissionConfig, say_failed: Callable[[str], None], clock: Callable[[], float]) -> None:
         self.clock, self.say_failed = clock, say_failed
         self.view, self.journal, self.quarantine = ClusterView(), Journal(), Quarantine()
-        self.admission, self.foreseer = AdmissionQueue(limits), Foreseer(LengthModel(edges_by_time()))
+        self.admission, self.foreseer = AdmissionQueue(limits), _foreseer()
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
 
@@ -92,6 +94,10 @@ class Ledgers:
         flight.context.instance = placement.instance
         flight.settle()
 
+    def observe(self, instance: str, load: InstanceLoad) -> None:
+        self.view.observe(instance, load, self.clock())
+        self.foreseer.reported(load)
+
     def send_back(self, request_id: str) -> None:
         """Its owner is gone: it waits for a place again, ahead of younger ones."""
         self.view.finish(request_id)
@@ -127,6 +133,10 @@ class Ledgers:
         queued = {route.request_id for route in self.admission.queued()}
         unowned = {request_id for request_id, ticket in self.journal.tickets.items() if ticket.owner is None}
         assert queued == unowned, f"queued {queued}, without an owner {unowned}"
+
+
+def _foreseer() -> Foreseer:
+    return Foreseer(LengthModel(edges_by_time()), fit=StepFit(StepCoefficients()))
 
 
 def _refusal(error: ShoalError) -> Outcome:
