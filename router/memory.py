@@ -17,29 +17,48 @@ DEVIATIONS = 2.0
 
 
 def future_peak_tokens(question: Question) -> Floats:
-    """By row, this request included. Queued prefill counts as if it were there."""
-    snapshot, foresight = question.snapshot, question.foresight
+    """By row, this request included."""
+    foresight, requests = question.foresight, question.snapshot.requests
     share, to_go = foresight.shares[:, None], foresight.remaining_tokens[:, None]
-    present = (snapshot.members.total_blocks - snapshot.free_blocks) * snapshot.members.block_size
-    present = present + snapshot.prefill_tokens
-    own = question.request.context_tokens - question.cached_tokens
-    held = share + DEVIATIONS * np.sqrt(share * (1 - share) / np.maximum(snapshot.requests, 1))
+    left = np.minimum(share + DEVIATIONS * np.sqrt(share * (1 - share) / np.maximum(requests, 1)), 1)
     growth = np.minimum(to_go, question.new_tokens)
-    peak: Floats = (held * (present + snapshot.requests * to_go) + growth).max(axis=0) + own
+    peak: Floats = (left * (_present_tokens(question) + requests * to_go) + growth).max(axis=0) + _own_tokens(question)
     return peak
 
 
+def most_tokens(question: Question) -> Floats:
+    """A bound of the peak that is quick to tell: nobody ends, and all grow by the longest time."""
+    growth = (question.snapshot.requests + 1) * question.foresight.remaining_tokens[0]
+    most: Floats = _present_tokens(question) + _own_tokens(question) + growth
+    return most
+
+
+def _present_tokens(question: Question) -> Floats:
+    """Queued prefill counts as if it were there."""
+    snapshot = question.snapshot
+    used_blocks = snapshot.members.total_blocks - snapshot.free_blocks
+    return used_blocks * snapshot.members.block_size + snapshot.prefill_tokens
+
+
+def _own_tokens(question: Question) -> Floats:
+    return question.request.context_tokens - question.cached_tokens
+
+
 def _keep_holdable(question: Question, left: Bools) -> Bools:
-    """An idle instance holds whatever its model length allows."""
+    """An idle instance holds whatever its model length allows. The peak is worked out where the bound doesn't do."""
     if not len(question.foresight.shares):
         return left
-    members, snapshot = question.members, question.snapshot
-    holdable = future_peak_tokens(question) <= members.total_blocks * members.block_size
-    return left & (holdable | (snapshot.requests == 0))
+    doubtful = left & (most_tokens(question) > question.members.tokens)
+    if not np.count_nonzero(doubtful):
+        return left
+    rows = np.flatnonzero(doubtful)
+    asked, kept = question.only(rows), left.copy()
+    kept[rows] = (future_peak_tokens(asked) <= asked.members.tokens) | (asked.snapshot.requests == 0)
+    return kept
 
 
 HOLDABLE = Filter(
     "holdable", _keep_holdable, lambda q: "no instance will have the KV memory that it may need", holds_up=True
 )
 
-__all__ = ["HOLDABLE", "future_peak_tokens"]
+__all__ = ["DEVIATIONS", "HOLDABLE", "future_peak_tokens", "most_tokens"]

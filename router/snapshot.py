@@ -30,11 +30,13 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Fixed facts, by row. `least_model_len` fits everywhere; no block is larger than `most_block_size`."""
+    """Fixed facts, by row. `tokens`: what its KV memory holds. `least_model_len` fits everywhere; no block is larger
+    than `most_block_size`."""
 
     infos: npt.NDArray[Any]
     block_size: Floats
     total_blocks: Floats
+    tokens: Floats
     max_model_len: Ints
     takes_prompts: Bools
     least_model_len: int
@@ -48,6 +50,7 @@ class Members:
             objects,
             block_size=np.array([i.block_size for i in infos], dtype=np.float64),
             total_blocks=np.array([i.total_blocks for i in infos], dtype=np.float64),
+            tokens=np.array([i.total_blocks * i.block_size for i in infos], dtype=np.float64),
             max_model_len=np.array([i.max_model_len for i in infos], dtype=np.int64),
             takes_prompts=np.array([i.role is not Role.DECODE for i in infos], dtype=np.bool_),
             least_model_len=min((i.max_model_len for i in infos), default=0),
@@ -59,6 +62,7 @@ class Members:
             self.infos[rows],
             self.block_size[rows],
             self.total_blocks[rows],
+            self.tokens[rows],
             self.max_model_len[rows],
             self.takes_prompts[rows],
             self.least_model_len,

@@ -5,14 +5,16 @@ from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shoal.router.contract import InstanceLoad, Placement, RouteRequest, Wait
 from shoal.router.foresight import Foresight
-from shoal.router.memory import future_peak_tokens
+from shoal.router.memory import future_peak_tokens, most_tokens
 from shoal.router.place import place
 from shoal.router.profile import build_policy
 from shoal.router.view import ClusterView
-from tests.tools.routing import CHAIN, view_of
+from tests.tools.routing import CHAIN, instance, view_of
 
 # In 100 steps a fifth are left, and with two deviations of n = 1, 4, 16, 25 coins: all, 0.6, 0.4, 0.36 of them.
 FIFTH = Foresight(shares=np.array([0.2, 1.0]), remaining_tokens=np.array([100.0, 0.0]), new_tokens=40.0)
@@ -37,6 +39,23 @@ def test_peak_is_the_larger_of_now_and_when_the_short_ones_are_gone():
     )
     question = view.question(RouteRequest("r", 105, 50, CHAIN), 0.0)
     assert future_peak_tokens(question) == pytest.approx([640 + 105, 920 + 105, 900 + 105, 440 + 85])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 100), st.integers(0, 500)), min_size=1, max_size=5),
+    st.lists(st.integers(0, 400), min_size=8, max_size=8),
+    st.floats(0, 500),
+)
+def test_quick_bound_is_never_below_the_peak(loads, to_go, new_tokens):
+    view = ClusterView()
+    for number, (running, free, queued) in enumerate(loads):
+        view.join(instance(f"i{number}"))
+        view.observe(f"i{number}", InstanceLoad(running, 0, queued, free_blocks=free), 0.0)
+    view.foresight = Foresight(
+        shares=np.arange(1, 9) / 8, remaining_tokens=np.array(sorted(to_go, reverse=True), float), new_tokens=new_tokens
+    )
+    question = view.question(RouteRequest("r", 105, 1000, CHAIN), 0.0)
+    assert (future_peak_tokens(question) <= most_tokens(question) + 1e-6).all()
 
 
 def test_instance_that_cannot_hold_the_peak_is_not_chosen():
