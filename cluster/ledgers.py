@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from shoal.cluster.journal import Journal, Move, Outcome, Ticket
 from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
+from shoal.cluster.stories import Stories
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
@@ -57,6 +58,7 @@ class Ledgers:
         self.admission, self.foreseer = AdmissionQueue(limits), _foreseer()
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
+        self.stories = Stories()
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
         """It waits for a place. Raises the ShoalError that is its outcome."""
@@ -90,7 +92,8 @@ class Ledgers:
         """From here on the chosen instance owns it, under a new epoch."""
         route = self.admission.take(flight.ticket.request_id)
         self.view.book(route, placement, self.clock())
-        self.journal.assign(route.request_id, placement.instance)
+        epoch = self.journal.assign(route.request_id, placement.instance).epoch
+        self.stories.placed(route.request_id, placement, epoch, self.clock())
         flight.context.instance = placement.instance
         flight.settle()
 

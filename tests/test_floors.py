@@ -32,6 +32,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     ),
     "torch": (
         "instance/tiny_model.py",
+        "instance/vllm_blocks.py",
         "instance/vllm_worker.py",
     ),
     "transformers": ("instance/tiny_model.py",),
@@ -46,6 +47,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/controller_service.py",
         "cluster/grpc_api/edge.py",
         "cluster/grpc_api/server.py",
+        "cluster/inner_service.py",
         "cluster/link.py",
         "cluster/membership_watch.py",
         "cluster/observer.py",
