@@ -25,6 +25,8 @@ BENCHES = {
     "overhead": ("shoal.bench.overhead", "what Shoal adds to plain vLLM: one instance against one server, in turns"),
     "failover": ("shoal.bench.failover", "kill and freeze instances under streams; compare every token"),
     "fanin": ("shoal.bench.fanin", "one frontend before many fake instances: its CPU, and how old its view gets"),
+    "lengths": ("shoal.bench.lengths", "how well answer lengths are foretold on traces, and how calibrated"),
+    "policies": ("shoal.bench.policies", "every placement policy over every workload, simulated; a ranking"),
     "router": ("shoal.bench.router", "how long one placement takes, by instances and prompt blocks"),
     "steady": ("shoal.bench.steady", "a steady stream over two instances: lost requests, memory growth, blocks"),
     "simulate": ("shoal.bench.simulate", "a cluster on a virtual clock: the production router over modelled engines"),

@@ -18,7 +18,11 @@ from shoal.cluster.stories import Stories
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
-from shoal.router.contract import Placement
+from shoal.router.contract import InstanceLoad, Placement
+from shoal.router.foreseer import Foreseer
+from shoal.router.foresight import StepCoefficients
+from shoal.router.length import LengthModel, edges_by_time
+from shoal.router.step_fit import StepFit
 from shoal.router.view import ClusterView
 
 
@@ -51,13 +55,14 @@ class Ledgers:
     def __init__(self, limits: AdmissionConfig, say_failed: Callable[[str], None], clock: Callable[[], float]) -> None:
         self.clock, self.say_failed = clock, say_failed
         self.view, self.journal, self.quarantine = ClusterView(), Journal(), Quarantine()
-        self.admission = AdmissionQueue(limits)
+        self.admission, self.foreseer = AdmissionQueue(limits), _foreseer()
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
         self.stories = Stories()
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
         """It waits for a place. Raises the ShoalError that is its outcome."""
+        ticket.route = self.foreseer.predicted(ticket.route)
         try:
             self._admit(ticket)
         except ShoalError as exc:
@@ -92,6 +97,10 @@ class Ledgers:
         flight.context.instance = placement.instance
         flight.settle()
 
+    def observe(self, instance: str, load: InstanceLoad) -> None:
+        self.view.observe(instance, load, self.clock())
+        self.foreseer.reported(load)
+
     def send_back(self, request_id: str) -> None:
         """Its owner is gone: it waits for a place again, ahead of younger ones."""
         self.view.finish(request_id)
@@ -99,8 +108,12 @@ class Ledgers:
 
     def close(self, request_id: str, outcome: Outcome) -> Flight | None:
         """Out of every ledger. None if it was out already."""
-        if self.journal.close(request_id, outcome) is None:
+        ticket = self.journal.close(request_id, outcome)
+        if ticket is None:
             return None
+        if ticket.delivered:
+            self.foreseer.ended(ticket.route, len(ticket.delivered), over=outcome is Outcome.STOP)
+            self.view.foresight = self.foreseer.foresight
         self.admission.withdraw(request_id, self.clock())
         self.view.finish(request_id)
         return self.flights.pop(request_id)
@@ -123,6 +136,10 @@ class Ledgers:
         queued = {route.request_id for route in self.admission.queued()}
         unowned = {request_id for request_id, ticket in self.journal.tickets.items() if ticket.owner is None}
         assert queued == unowned, f"queued {queued}, without an owner {unowned}"
+
+
+def _foreseer() -> Foreseer:
+    return Foreseer(LengthModel(edges_by_time()), fit=StepFit(StepCoefficients()))
 
 
 def _refusal(error: ShoalError) -> Outcome:

@@ -112,6 +112,7 @@ class ScalingConfig(Section):
 PolicyName = Literal[
     "prefix_least_work",
     "least_work",
+    "least_impact",
     "round_robin",
     "random",
     "power_of_two",
