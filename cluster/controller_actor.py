@@ -11,7 +11,8 @@ import ray
 
 from shoal.cluster.controller import Controller
 from shoal.cluster.controller_service import ControllerService, serve
-from shoal.cluster.launcher_ray import CONTROLLER, NAMESPACE, RayLauncher
+from shoal.cluster.launcher_ray import BIRTH_S, RayLauncher
+from shoal.cluster.nodes import CONTROLLER, CONTROLLER_SLOT, INSTANCE_SLOT, NAMESPACE, own_address, slot
 from shoal.cluster.registry import open_registry
 from shoal.proto.config import ClusterConfig
 
@@ -26,11 +27,22 @@ class ControllerActor:
         token = config.secret.get_secret_value()
         # Instances need no API keys, and the secret comes to them as the token.
         config_json = config.model_dump_json(exclude={"keys", "secret"})
-        launcher = RayLauncher(config_json, token, run_id=run_id, logs=Path(logs), gpus=gpus)
+        place = slot(config, INSTANCE_SLOT)
+        launcher = RayLauncher(
+            config_json,
+            token,
+            run_id=run_id,
+            logs=Path(logs),
+            gpus=gpus,
+            place=place,
+            birth_s=config.start_timeout_s if place else BIRTH_S,
+        )
         registry = open_registry(config.registry, cluster)
         self.controller = Controller(config, token=token, run_id=run_id, launcher=launcher, registry=registry)
         await self.controller.run()
         service = ControllerService(self.controller, token)
+        host, port = address.rsplit(":", 1)
+        address = f"{own_address(host)}:{port}"
         for attempt in range(BIND_TRIES):
             try:
                 self.server, self.address = await serve(service, address)
@@ -50,7 +62,9 @@ class ControllerActor:
 def create_controller(
     config: ClusterConfig, *, cluster: str, run_id: str, address: str, logs: str, gpus: float
 ) -> ray.actor.ActorHandle:
+    """Finds the one that is there, or makes it."""
     options = {"name": CONTROLLER, "namespace": NAMESPACE, "lifetime": "detached", "num_cpus": 0, "max_restarts": -1}
+    options |= {"get_if_exists": True, "resources": slot(config, CONTROLLER_SLOT)}
     arguments = {"cluster": cluster, "run_id": run_id, "address": address, "logs": logs, "gpus": gpus}
     return ray.remote(ControllerActor).options(max_concurrency=64, **options).remote(config, **arguments)
 

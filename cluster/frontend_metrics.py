@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any
 
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from shoal.cluster.dispatcher import Dispatcher
@@ -101,9 +100,4 @@ class FrontendRegistry:
         return gauge
 
 
-def serve_metrics(registry: FrontendRegistry, host: str) -> tuple[str, Any]:
-    http_server, _thread = start_http_server(0, addr=host, registry=registry)
-    return f"http://{host}:{http_server.server_port}/metrics", http_server
-
-
-__all__ = ["FrontendRegistry", "serve_metrics"]
+__all__ = ["FrontendRegistry"]

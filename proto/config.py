@@ -18,6 +18,7 @@ from shoal.proto.errors import StartFailed
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+NODE = "node"  # as a host: the address of whichever machine a process runs on
 
 
 class Section(BaseModel):
@@ -107,9 +108,14 @@ class ClusterConfig(Section):
     )
     instances: int = Field(2, ge=1, le=4096, description="vLLM engines")
     frontends: int = Field(1, ge=1, le=64, description="API servers; they share the ports")
-    host: str = Field("127.0.0.1", description="address of every listener of ours")
+    host: str = Field(
+        "127.0.0.1", description="address of every listener of ours; 'node': each machine's own, for a Ray over several"
+    )
     http_port: Port = Field(8000, description="OpenAI and Anthropic API; 0: a free one")
     grpc_port: Port = Field(50051, description="gRPC API; 0: a free one")
+    metrics_port: Port = Field(
+        0, description="first port of the metrics pages on a machine, each process takes the next free one; 0: any"
+    )
     frontend: Literal["own", "haproxy"] = Field("own", description="own listeners, or HTTP through Ray Serve's HAProxy")
     policy: PolicyName = Field("prefix_least_work", description="how requests are placed; see docs/policies.md")
     weights: dict[str, float] = Field({}, description="scorer name -> weight, over the policy's own")
@@ -179,6 +185,7 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> ClusterConfig:
 
 
 __all__ = [
+    "NODE",
     "AdmissionConfig",
     "ClusterConfig",
     "EngineConfig",

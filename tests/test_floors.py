@@ -23,6 +23,8 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/frontends.py",
         "cluster/head.py",
         "cluster/launcher_ray.py",
+        "cluster/nodes.py",
+        "cluster/serve_application.py",
     ),
     "vllm": (
         "cluster/frontend_seam.py",
