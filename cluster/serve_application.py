@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
-import yaml
-from pydantic import BaseModel, ConfigDict
 from ray.serve import Application
 
+from shoal.cluster.config_files import ConfigFiles, read_config
 from shoal.cluster.controller_actor import create_controller
 from shoal.cluster.controller_client import ControllerClient
 from shoal.cluster.frontend_deployment import frontends
 from shoal.cluster.nodes import find_controller
 from shoal.cluster.reaper import MARK
-from shoal.proto.config import NODE, ClusterConfig, load_config
+from shoal.proto.config import NODE, ClusterConfig
 from shoal.proto.errors import StartFailed
 from shoal.proto.v1 import controller_pb2 as pb
 
@@ -32,35 +30,14 @@ CONTROLLER_S = 90.0
 PASSING_STATES = {"starting", "dead", "hung", "stopped"}
 
 
-class ApplicationArgs(BaseModel):
-    """`args` of the application.
-
-    config: the file that `shoal up --config` takes. secrets: a folder whose files are keys of it (`secret`, `registry`:
-    text; `keys.yaml`: YAML). gpus: per instance. drain_s: how long a frontend that must go may finish what it has.
+class ApplicationArgs(ConfigFiles):
+    """`args` of the application. gpus: per instance. drain_s: how long a frontend that must go may finish what it has.
+    logs: Ray's, in every pod.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    config: Path
-    secrets: Path | None = None
     gpus: float = 0.0
     drain_s: float = 5.0
     logs: str = "/tmp/ray/session_latest/logs"
-
-
-def read_config(args: ApplicationArgs) -> ClusterConfig:
-    """Raises StartFailed with one line per wrong key."""
-    files = sorted(args.secrets.iterdir()) if args.secrets else []
-    secrets = {path.stem: _value(path) for path in files if path.is_file() and not path.name.startswith(".")}
-    config = load_config(args.config, secrets)
-    if config.host != NODE:
-        raise StartFailed(f"host: must be {NODE!r} where Ray spans machines, given {config.host!r}")
-    return config
-
-
-def _value(path: Path) -> Any:
-    text = path.read_text().strip()
-    return yaml.safe_load(text) if path.suffix == ".yaml" else text
 
 
 def started(status: pb.StatusReply) -> bool:
@@ -82,8 +59,9 @@ def _await_instances(config: ClusterConfig) -> None:
             time.sleep(POLL_S)
 
 
-def build(args: ApplicationArgs) -> Application:
-    """Called by Serve, in a Ray task of its own."""
+def build(arguments: dict[str, Any]) -> Application:
+    """Called by Serve, in a Ray task of its own, with the `args` of its configuration: see ApplicationArgs."""
+    args = ApplicationArgs.model_validate(arguments)
     config = read_config(args)
     run_id = os.environ.get(MARK, "shoal")
     controller = create_controller(
@@ -94,4 +72,4 @@ def build(args: ApplicationArgs) -> Application:
     return frontends(config, drain_s=args.drain_s)
 
 
-__all__ = ["ApplicationArgs", "build", "read_config", "started"]
+__all__ = ["ApplicationArgs", "build", "started"]

@@ -1,0 +1,69 @@
+"""Does what KubeRay does with a RayService, in namespaces of its own: starts Ray as a pod would, hands Serve its
+configuration, asks for completions, and prints what it saw as JSON.
+
+`unshare --net --pid --fork --kill-child --mount-proc python ray_of_a_pod.py PLAN.json`; nothing outlives it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+DASHBOARD = "http://127.0.0.1:8265/api/serve/applications/"
+AGENT = "http://127.0.0.1:52365/api/local_raylet_healthz"
+API = "http://127.0.0.1:8000"
+WAIT_S = 100.0
+
+
+def call(url: str, *, method: str = "GET", body: Any = None, key: str = "") -> tuple[int, str]:
+    """Status and text; status 0 where nobody answers."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=20) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as exc:
+        return exc.code, exc.read().decode()
+    except OSError as exc:
+        return 0, str(exc)
+
+
+def wait_for(url: str, **how: Any) -> tuple[int, str]:
+    end_s = time.monotonic() + WAIT_S
+    while (reply := call(url, **how))[0] != 200 and time.monotonic() < end_s:
+        time.sleep(0.3)
+    return reply
+
+
+def serve(plan: dict[str, Any], token: str) -> dict[str, Any]:
+    seen: dict[str, Any] = {"agent": wait_for(AGENT)[0], "without_token": call(DASHBOARD)[0]}
+    seen["put"] = wait_for(DASHBOARD, method="PUT", body=plan["serve"], key=token)
+    seen["health"] = wait_for(f"{API}/health")[0]
+    if seen["health"] != 200:
+        seen["applications"] = call(DASHBOARD, key=token)
+    body = {"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 5, "ignore_eos": True}
+    seen["readiness"] = call(f"{API}/-/healthz")[0]
+    seen["completion"] = call(f"{API}/v1/completions", method="POST", body=body, key=plan["api_key"])
+    seen["without_key"] = call(f"{API}/v1/completions", method="POST", body=body)[0]
+    seen["metrics"] = [call(f"http://127.0.0.1:{port}/metrics") for port in plan["metrics_ports"]]
+    status = subprocess.run([f"{sys.prefix}/bin/shoal", "status", "--json"], capture_output=True, text=True, timeout=60)
+    seen["status"] = status.stdout or status.stderr
+    return seen
+
+
+def main(path: str) -> None:
+    plan = json.loads(Path(path).read_text())
+    os.environ.update(plan["environment"])
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with open(plan["log"], "wb") as log:
+        subprocess.Popen([f"{sys.prefix}/bin/ray", "start", *plan["ray_start"]], stdout=log, stderr=log)
+        print(json.dumps(serve(plan, os.environ["RAY_AUTH_TOKEN"])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,114 @@
+"""What the chart's RayService asks of Ray, done with a real Ray: one machine plays all pods."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shoal.cluster.config_files import ConfigFiles, read_config
+from shoal.cluster.serve_application import started
+from shoal.proto.errors import StartFailed
+from shoal.proto.v1 import controller_pb2 as pb
+from tests.deploy.render import one_of, pod_templates, render
+from tests.tools.servers import need_program
+
+SCRIPT = Path(__file__).with_name("ray_of_a_pod.py")
+
+
+def status(*states: str) -> pb.StatusReply:
+    return pb.StatusReply(instances=[pb.InstanceStatus(id=f"i{n}", state=state) for n, state in enumerate(states)])
+
+
+def test_a_cluster_has_started_when_somebody_answers_and_nobody_is_on_the_way() -> None:
+    assert not started(status("starting", "ready"))
+    assert not started(status("starting", "dead"))
+    assert started(status("ready", "ready"))
+    assert started(status("ready", "quarantined"))
+    with pytest.raises(StartFailed, match="i0: quarantined"):
+        started(status("quarantined", "quarantined"))
+
+
+def test_secrets_come_from_files_and_win_over_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "shoal.yaml").write_text("{host: node, secret: from-the-file, instances: 3}")
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "secret").write_text("12345678\n")
+    (folder / "keys.yaml").write_text("{key-of-ada: ada}")
+    (folder / "redis-password").write_text("not a key of ours")
+    (folder / "..data").mkdir()
+    config = read_config(ConfigFiles(config=tmp_path / "shoal.yaml", secrets=folder))
+    assert config.secret.get_secret_value() == "12345678"
+    assert (config.keys, config.instances) == ({"key-of-ada": "ada"}, 3)
+
+
+def test_a_host_that_others_could_not_reach_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shoal.yaml").write_text("{instances: 3}")
+    with pytest.raises(StartFailed, match="host: must be 'node'"):
+        read_config(ConfigFiles(config=tmp_path / "shoal.yaml"))
+
+
+VALUES = {
+    "cluster": {"instances": 2, "engine": {"kind": "fake", "max_model_len": 512}},
+    "servingEngineSpec": {"instancesPerPod": 2},
+    "secrets": {"keys": {"key-of-ada": "ada"}, "secret": "a secret of the test"},
+}
+
+
+def plan_of(tmp_path: Path) -> dict[str, Any]:
+    """The rendered RayService, with its files here and its three kinds of pods in one."""
+    objects = render(tmp_path, VALUES)
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (tmp_path / "shoal.yaml").write_text(one_of(objects, "ConfigMap")["data"]["shoal.yaml"])
+    for name, text in one_of(objects, "Secret")["stringData"].items():
+        (secrets / name).write_text(text)
+    service = one_of(objects, "RayService")["spec"]
+    serve = yaml.safe_load(service["serveConfigV2"])
+    here = {"config": str(tmp_path / "shoal.yaml"), "secrets": str(secrets)}
+    serve["applications"][0]["args"] |= here
+    cluster = service["rayClusterConfig"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    slots = {k: v for group in groups for k, v in json.loads(group["rayStartParams"]["resources"].strip("'")).items()}
+    head = {**cluster["headGroupSpec"]["rayStartParams"], "num-cpus": "1", "resources": json.dumps(slots)}
+    engine = pod_templates(objects)["engine"]["spec"]["containers"][0]
+    environment = {one["name"]: one["value"] for one in engine["env"] if "value" in one}
+    environment |= {"HOME": str(tmp_path), "SHOAL_CONFIG": here["config"], "SHOAL_SECRETS": here["secrets"]}
+    environment |= {"SHOAL_RUN_ID": "pod-test", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test"}
+    return {
+        "environment": environment,
+        "ray_start": ["--head", "--block", *(f"--{name}={value}" for name, value in head.items())],
+        "serve": serve,
+        "api_key": "key-of-ada",
+        "metrics_ports": [9400, 9401, 9402],
+        "log": str(tmp_path / "ray.log"),
+    }
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.timeout(180)
+def test_what_the_chart_asks_of_ray_makes_a_cluster_that_answers(tmp_path: Path) -> None:
+    need_program("unshare")
+    need_program("ip")
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(plan_of(tmp_path)))
+    apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make namespaces (root)")
+    quiet = f"mount -t tmpfs tmpfs /dev/shm && exec {sys.executable} {SCRIPT} {plan}"
+    done = subprocess.run([*apart, "sh", "-c", quiet], capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["agent"] == 200 and seen["without_token"] == 401
+    assert seen["put"][0] == 200 and seen["health"] == 200, seen
+    assert seen["readiness"] == 200
+    assert seen["completion"][0] == 200, seen["completion"]
+    assert json.loads(seen["completion"][1])["usage"]["completion_tokens"] == 5
+    assert seen["without_key"] == 401
+    assert [code for code, _ in seen["metrics"]] == [200, 200, 200]
+    ready = json.loads(seen["status"])
+    assert [one["state"] for one in ready["instances"]] == ["ready", "ready"]
