@@ -10,10 +10,12 @@ from pathlib import Path
 import ray
 
 from shoal.cluster.controller import Controller
+from shoal.cluster.controller_metrics import ControllerMetrics
 from shoal.cluster.controller_service import ControllerService, serve
 from shoal.cluster.launcher_ray import BIRTH_S, RayLauncher
 from shoal.cluster.nodes import CONTROLLER, CONTROLLER_SLOT, INSTANCE_SLOT, NAMESPACE, own_address, slot
 from shoal.cluster.registry import open_registry
+from shoal.instance.metrics_page import serve_page
 from shoal.proto.config import ClusterConfig
 
 BIND_TRIES = 50
@@ -40,9 +42,11 @@ class ControllerActor:
         registry = open_registry(config.registry, cluster)
         self.controller = Controller(config, token=token, run_id=run_id, launcher=launcher, registry=registry)
         await self.controller.run()
-        service = ControllerService(self.controller, token)
         host, port = address.rsplit(":", 1)
         address = f"{own_address(host)}:{port}"
+        page = ControllerMetrics(self.controller, config.model_name)
+        metrics, _server = serve_page(page, own_address(config.host), config.metrics_port)
+        service = ControllerService(self.controller, token, metrics)
         for attempt in range(BIND_TRIES):
             try:
                 self.server, self.address = await serve(service, address)

@@ -30,8 +30,8 @@ Context: TypeAlias = Any  # grpc's stubs have no generic context
 
 
 class ControllerService(rpc.ControllerServicer):
-    def __init__(self, controller: Controller, token: str) -> None:
-        self._controller, self._token = controller, token
+    def __init__(self, controller: Controller, token: str, metrics: str = "") -> None:
+        self._controller, self._token, self._metrics = controller, token, metrics
         self._frontends: dict[str, tuple[int, pb.FrontendInfo]] = {}
         self._watchers = 0
         self._streams = 0
@@ -70,7 +70,8 @@ class ControllerService(rpc.ControllerServicer):
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         await self._admit(context)
         frontends = [info for _, info in self._frontends.values()]
-        return pb.StatusReply(instances=map(self._status, self._controller.slots.values()), frontends=frontends)
+        instances = map(self._status, self._controller.slots.values())
+        return pb.StatusReply(instances=instances, frontends=frontends, metrics=self._metrics)
 
     async def Revive(self, request: pb.ReviveRequest, context: Context) -> pb.ReviveReply:
         await self._admit(context)

@@ -86,6 +86,7 @@ class Frontend:
         self.dispatcher = Dispatcher(
             policy=build_policy(config.policy, config.weights),
             limits=config.admission,
+            slo=config.slo,
             rng=Random(),
             decode=self.client.decode,
             emit=self.client.emit,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from shoal.cluster.journal import Journal, Move, Outcome, Ticket
 from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
-from shoal.proto.config import AdmissionConfig
+from shoal.cluster.request_metrics import RequestMetrics
+from shoal.proto.config import AdmissionConfig, SloConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
 from shoal.router.contract import Placement
@@ -47,12 +48,19 @@ class Flight:
 class Ledgers:
     """Owns every open request of one frontend. `say_failed` tells vLLM's side of one that had started."""
 
-    def __init__(self, limits: AdmissionConfig, say_failed: Callable[[str], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limits: AdmissionConfig,
+        say_failed: Callable[[str], None],
+        clock: Callable[[], float],
+        slo: SloConfig = SloConfig(),
+    ) -> None:
         self.clock, self.say_failed = clock, say_failed
         self.view, self.journal, self.quarantine = ClusterView(), Journal(), Quarantine()
         self.admission = AdmissionQueue(limits)
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
+        self.metrics = RequestMetrics(slo)
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
         """It waits for a place. Raises the ShoalError that is its outcome."""
@@ -85,9 +93,16 @@ class Ledgers:
         """From here on the chosen instance owns it, under a new epoch."""
         route = self.admission.take(flight.ticket.request_id)
         self.view.book(route, placement, self.clock())
+        self.metrics.placed(route, placement, self.clock())
         self.journal.assign(route.request_id, placement.instance)
         flight.context.instance = placement.instance
         flight.settle()
+
+    def started(self, request_id: str, now_s: float) -> None:
+        """Tokens of it came."""
+        self.metrics.token(request_id, now_s)
+        self.view.first_token(request_id)
+        self.admission.started(request_id, now_s)
 
     def send_back(self, request_id: str) -> None:
         """Its owner is gone: it waits for a place again, ahead of younger ones."""
@@ -96,8 +111,10 @@ class Ledgers:
 
     def close(self, request_id: str, outcome: Outcome) -> Flight | None:
         """Out of every ledger. None if it was out already."""
-        if self.journal.close(request_id, outcome) is None:
+        ticket = self.journal.close(request_id, outcome)
+        if ticket is None:
             return None
+        self.metrics.ended(ticket, outcome, self.clock())
         self.admission.withdraw(request_id, self.clock())
         self.view.finish(request_id)
         return self.flights.pop(request_id)

@@ -65,6 +65,10 @@ class InstanceMetrics(Collector):
             counter = CounterMetricFamily(name, text, labels=LABELS)
             counter.add_metric(labels, value)
             families.append(counter)
+        ours = dict(zip(LABELS, labels, strict=True))
+        for family in server.stepper.took.collect():
+            family.samples = [sample._replace(labels={**ours, **sample.labels}) for sample in family.samples]
+            families.append(family)
         return [*families, *_migrations(server.desk, labels)]
 
 

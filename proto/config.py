@@ -101,6 +101,16 @@ PolicyName = Literal[
 ]
 
 
+class SloConfig(Section):
+    """What clients are promised, for the metrics: TTFT = base + 2 x the prefill of the uncached prompt alone, TPOT = 3
+    decode steps of a lone request. Measure both with `shoal bench` for your model and machine.
+    """
+
+    ttft_base_s: PositiveFloat = Field(0.5, description="time to first token beyond the prefill")
+    prefill_ms_per_token: PositiveFloat = Field(0.25, description="of a lone request; the goal allows twice that")
+    decode_step_ms: PositiveFloat = Field(20.0, description="of a lone request; the goal per token is three times that")
+
+
 class ClusterConfig(Section):
     model: str = Field("tiny", description="'tiny' (made on the spot), a Hugging Face id, or a folder")
     served_model_name: str | None = Field(
@@ -137,6 +147,7 @@ class ClusterConfig(Section):
     fake: FakeEngineConfig = FakeEngineConfig()
     admission: AdmissionConfig = AdmissionConfig()
     limits: LimitsConfig = LimitsConfig()
+    slo: SloConfig = SloConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> ClusterConfig:
@@ -192,6 +203,7 @@ __all__ = [
     "FakeEngineConfig",
     "LimitsConfig",
     "Section",
+    "SloConfig",
     "load_config",
     "parse_config",
 ]

@@ -55,6 +55,7 @@ def as_tree(reply: pb.StatusReply) -> dict[str, Any]:
     return {
         "instances": [_row(one, INSTANCE_KEYS + EXTRA_INSTANCE_KEYS) for one in reply.instances],
         "frontends": [_row(one, FRONTEND_KEYS) for one in reply.frontends],
+        "metrics": reply.metrics,
     }
 
 

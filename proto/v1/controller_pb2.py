@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoal/proto/v1/controller.proto\x12\x08shoal.v1\"L\n\x0cWatchRequest\x12\x12\n\nwatcher_id\x18\x01 \x01(\t\x12(\n\x08\x66rontend\x18\x02 \x01(\x0b\x32\x16.shoal.v1.FrontendInfo\"B\n\nMembership\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12#\n\tinstances\x18\x02 \x03(\x0b\x32\x10.shoal.v1.Member\"d\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\r\"c\n\x0c\x46rontendInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04http\x18\x02 \x01(\t\x12\x0c\n\x04grpc\x18\x03 \x01(\t\x12\x0f\n\x07metrics\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\t\"\x0f\n\rStatusRequest\"e\n\x0bStatusReply\x12+\n\tinstances\x18\x01 \x03(\x0b\x32\x18.shoal.v1.InstanceStatus\x12)\n\tfrontends\x18\x02 \x03(\x0b\x32\x16.shoal.v1.FrontendInfo\"\xe4\x01\n\x0eInstanceStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x0f\n\x07running\x18\x05 \x01(\r\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x07 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x08 \x01(\r\x12\x0f\n\x07step_ms\x18\t \x01(\x01\x12\x0c\n\x04note\x18\n \x01(\t\x12\x0e\n\x06\x64\x65\x61ths\x18\x0b \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x0c \x01(\t\x12\x0f\n\x07metrics\x18\r \x01(\t\"\x1b\n\rReviveRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x0bReviveReply\x12\x0b\n\x03ids\x18\x01 \x03(\t2\xb9\x01\n\nController\x12\x37\n\x05Watch\x12\x16.shoal.v1.WatchRequest\x1a\x14.shoal.v1.Membership0\x01\x12\x38\n\x06Status\x12\x17.shoal.v1.StatusRequest\x1a\x15.shoal.v1.StatusReply\x12\x38\n\x06Revive\x12\x17.shoal.v1.ReviveRequest\x1a\x15.shoal.v1.ReviveReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoal/proto/v1/controller.proto\x12\x08shoal.v1\"L\n\x0cWatchRequest\x12\x12\n\nwatcher_id\x18\x01 \x01(\t\x12(\n\x08\x66rontend\x18\x02 \x01(\x0b\x32\x16.shoal.v1.FrontendInfo\"B\n\nMembership\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12#\n\tinstances\x18\x02 \x03(\x0b\x32\x10.shoal.v1.Member\"d\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\r\"c\n\x0c\x46rontendInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04http\x18\x02 \x01(\t\x12\x0c\n\x04grpc\x18\x03 \x01(\t\x12\x0f\n\x07metrics\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\t\"\x0f\n\rStatusRequest\"v\n\x0bStatusReply\x12+\n\tinstances\x18\x01 \x03(\x0b\x32\x18.shoal.v1.InstanceStatus\x12)\n\tfrontends\x18\x02 \x03(\x0b\x32\x16.shoal.v1.FrontendInfo\x12\x0f\n\x07metrics\x18\x03 \x01(\t\"\xe4\x01\n\x0eInstanceStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x0f\n\x07running\x18\x05 \x01(\r\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x07 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x08 \x01(\r\x12\x0f\n\x07step_ms\x18\t \x01(\x01\x12\x0c\n\x04note\x18\n \x01(\t\x12\x0e\n\x06\x64\x65\x61ths\x18\x0b \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x0c \x01(\t\x12\x0f\n\x07metrics\x18\r \x01(\t\"\x1b\n\rReviveRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x0bReviveReply\x12\x0b\n\x03ids\x18\x01 \x03(\t2\xb9\x01\n\nController\x12\x37\n\x05Watch\x12\x16.shoal.v1.WatchRequest\x1a\x14.shoal.v1.Membership0\x01\x12\x38\n\x06Status\x12\x17.shoal.v1.StatusRequest\x1a\x15.shoal.v1.StatusReply\x12\x38\n\x06Revive\x12\x17.shoal.v1.ReviveRequest\x1a\x15.shoal.v1.ReviveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,13 +42,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=394
   _globals['_STATUSREQUEST']._serialized_end=409
   _globals['_STATUSREPLY']._serialized_start=411
-  _globals['_STATUSREPLY']._serialized_end=512
-  _globals['_INSTANCESTATUS']._serialized_start=515
-  _globals['_INSTANCESTATUS']._serialized_end=743
-  _globals['_REVIVEREQUEST']._serialized_start=745
-  _globals['_REVIVEREQUEST']._serialized_end=772
-  _globals['_REVIVEREPLY']._serialized_start=774
-  _globals['_REVIVEREPLY']._serialized_end=800
-  _globals['_CONTROLLER']._serialized_start=803
-  _globals['_CONTROLLER']._serialized_end=988
+  _globals['_STATUSREPLY']._serialized_end=529
+  _globals['_INSTANCESTATUS']._serialized_start=532
+  _globals['_INSTANCESTATUS']._serialized_end=760
+  _globals['_REVIVEREQUEST']._serialized_start=762
+  _globals['_REVIVEREQUEST']._serialized_end=789
+  _globals['_REVIVEREPLY']._serialized_start=791
+  _globals['_REVIVEREPLY']._serialized_end=817
+  _globals['_CONTROLLER']._serialized_start=820
+  _globals['_CONTROLLER']._serialized_end=1005
 # @@protoc_insertion_point(module_scope)

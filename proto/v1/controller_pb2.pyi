@@ -59,12 +59,14 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("instances", "frontends")
+    __slots__ = ("instances", "frontends", "metrics")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     FRONTENDS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
     frontends: _containers.RepeatedCompositeFieldContainer[FrontendInfo]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., frontends: _Optional[_Iterable[_Union[FrontendInfo, _Mapping]]] = ...) -> None: ...
+    metrics: str
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., frontends: _Optional[_Iterable[_Union[FrontendInfo, _Mapping]]] = ..., metrics: _Optional[str] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
     __slots__ = ("id", "role", "state", "pid", "running", "waiting", "free_blocks", "total_blocks", "step_ms", "note", "deaths", "address", "metrics")

@@ -95,6 +95,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             "frontends": 2,
             "http_port": free_port(),
             "grpc_port": free_port(),
+            "metrics_port": free_port(),
             "keys": KEYS,
             "lora": {"pirate": str(write_adapter(folder / "pirate"))},
             "admission": {"no_instance_wait_s": 60},

@@ -1,0 +1,88 @@
+"""Every expression of every dashboard and alert, asked of a real Prometheus that watched the cluster under load."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from shoal.instance.metrics_page import PAGES
+from tests.e2e.conftest import Cluster
+from tests.tools.servers import Prometheus
+
+GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
+LOAD_S = 8.0
+# Nobody was put into quarantine here, so this one's data does not move.
+STILL = {"ShoalQuarantined"}
+
+
+def expressions() -> dict[str, str]:
+    """Where it stands -> what Prometheus is asked; an alert's without its limit."""
+    found = {}
+    for path in sorted(GRAFANA.glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                name = f"{path.stem}: {panel['title']} {target['refId']}"
+                found[name] = target["expr"].replace("$model", ".*").replace("$__rate_interval", "10s")
+    for rule in yaml.safe_load((GRAFANA / "alerts.yaml").read_text())["groups"][0]["rules"]:
+        found[rule["alert"]] = rule["expr"].rsplit(" ", 2)[0]
+    return found
+
+
+def ask(cluster: Cluster, number: int, end_s: float) -> None:
+    """Requests of two tenants and three classes, some with a shared beginning, some that nobody can serve in time."""
+    with httpx.Client(base_url=cluster.url, timeout=60) as client:
+        while time.monotonic() < end_s:
+            number += 1
+            body = {"model": "tiny", "prompt": [7] * 200 + [number % 250] * 60, "max_tokens": 24, "ignore_eos": True}
+            headers = {"authorization": f"Bearer key-of-{('ada', 'bob')[number % 2]}"}
+            headers["x-shoal-priority"] = str(number % 3 - 1)
+            if number % 10 == 0:
+                headers["x-shoal-deadline"] = "0.0001"
+            client.post("/v1/completions", json=body, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def watched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, float, float]]:
+    """A Prometheus, and from when to when it saw: quiet, load, an instance's death under load, and its return."""
+    cluster.await_idle()
+    first = cluster.config.metrics_port
+    targets = [f"127.0.0.1:{port}" for port in range(first, first + min(PAGES, 12))]
+    with Prometheus(tmp_path_factory.mktemp("prometheus"), targets) as prometheus:
+        start_s = time.time()
+        time.sleep(3)
+        end_s = time.monotonic() + LOAD_S
+        with ThreadPoolExecutor(6) as threads:
+            for number in range(6):
+                threads.submit(ask, cluster, number * 1000, end_s)
+            time.sleep(LOAD_S / 2)
+            os.kill(cluster.status().ready()[0].pid, signal.SIGKILL)
+        cluster.await_idle()
+        time.sleep(2)
+        yield prometheus, start_s, time.time()
+
+
+@pytest.mark.servers
+@pytest.mark.vllm
+@pytest.mark.timeout(240)
+def test_every_panel_and_alert_shows_data_that_moves(
+    cluster: Cluster, watched: tuple[Prometheus, float, float]
+) -> None:
+    prometheus, start_s, end_s = watched
+    empty, still = [], []
+    for name, expression in expressions().items():
+        series = prometheus.series(expression, start_s, end_s)
+        values = [[value for value in one if not math.isnan(value)] for one in series]
+        if not any(values):
+            empty.append(name)
+        elif not any(len(set(one)) > 1 for one in values) and name not in STILL:
+            still.append(name)
+    assert not empty and not still, f"no data: {empty}; data that does not move: {still}"
+    assert len(expressions()) > 50
