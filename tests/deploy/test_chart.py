@@ -145,6 +145,15 @@ def test_instances_get_as_many_pods_and_slots_as_they_need(everything: list[dict
     assert budget["spec"]["minAvailable"] == 2
 
 
+def test_labels_of_ray_pods_leave_kuberays_own_alone_and_do_not_change_with_the_chart(
+    objects: list[dict[str, Any]],
+) -> None:
+    for template in pod_templates(objects).values():
+        labels = template["metadata"]["labels"].keys()
+        assert not labels & {"app.kubernetes.io/name", "helm.sh/chart", "app.kubernetes.io/version"}
+        assert not [name for name in labels if name.startswith("ray.io/")]
+
+
 def test_a_frontend_has_time_for_its_streams(objects: list[dict[str, Any]]) -> None:
     spec = pod_templates(objects)["frontend"]["spec"]
     command = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]

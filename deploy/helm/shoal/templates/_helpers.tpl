@@ -2,12 +2,14 @@
 {{- .Release.Name | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- /* Of our pods. Not app.kubernetes.io/name: on Ray's pods that label is KubeRay's, whose Services select by it. */ -}}
 {{- define "shoal.selector" -}}
-app.kubernetes.io/name: shoal
+app.kubernetes.io/part-of: shoal
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
 {{- define "shoal.labels" -}}
+app.kubernetes.io/name: shoal
 {{ include "shoal.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -90,7 +92,7 @@ livenessProbe:
 {{- $root := .root -}}
 metadata:
   labels:
-    {{- include "shoal.labels" $root | nindent 4 }}
+    {{- include "shoal.selector" $root | nindent 4 }}
     app.kubernetes.io/component: {{ .component }}
     {{- with .spec.labels }}
     {{- toYaml . | nindent 4 }}
