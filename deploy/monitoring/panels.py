@@ -120,7 +120,6 @@ INSTANCES = Page(
             each("shoal_controller_heartbeat_age_seconds"),
         ),
         Panel("Starts", "short", "Processes started for each slot.", each("shoal_controller_starts_total")),
-        Panel("Watchers", "short", "Streams of frontends and the controller.", each("shoal_instance_watchers")),
     ),
 )
 

@@ -37,16 +37,23 @@ def expressions() -> dict[str, str]:
 
 
 def ask(cluster: Cluster, number: int, end_s: float) -> None:
-    """Requests of two tenants and three classes, some with a shared beginning, some that nobody can serve in time."""
+    """Requests of two tenants and three classes, most with a shared beginning, some that are not served in time."""
     with httpx.Client(base_url=cluster.url, timeout=60) as client:
         while time.monotonic() < end_s:
             number += 1
-            body = {"model": "tiny", "prompt": [7] * 200 + [number % 250] * 60, "max_tokens": 24, "ignore_eos": True}
+            prompt, count = [7] * 200 + [number % 250] * 60, (1, 24, 24)[number % 3]
             headers = {"authorization": f"Bearer key-of-{('ada', 'bob')[number % 2]}"}
             headers["x-shoal-priority"] = str(number % 3 - 1)
             if number % 10 == 0:
-                headers["x-shoal-deadline"] = "0.0001"
+                prompt, headers["x-shoal-deadline"] = [number % 250] * 3000, "0.0001"
+            body = {"model": "tiny", "prompt": prompt, "max_tokens": count, "ignore_eos": True}
             client.post("/v1/completions", json=body, headers=headers)
+
+
+def kill_the_busiest(cluster: Cluster) -> None:
+    while not (busy := [one for one in cluster.status().ready() if one.running]):
+        time.sleep(0.05)
+    os.kill(max(busy, key=lambda one: one.running).pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +70,7 @@ def watched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
             for number in range(6):
                 threads.submit(ask, cluster, number * 1000, end_s)
             time.sleep(LOAD_S / 2)
-            os.kill(cluster.status().ready()[0].pid, signal.SIGKILL)
+            kill_the_busiest(cluster)
         cluster.await_idle()
         time.sleep(2)
         yield prometheus, start_s, time.time()

@@ -4,7 +4,7 @@ import urllib.request
 from contextlib import ExitStack
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from shoal.instance import metrics_page
 from shoal.instance.metrics_page import serve_page
@@ -28,6 +28,20 @@ def test_the_next_process_takes_the_next_free_port_and_a_left_one_is_used_again(
             assert reply.status == 200
         stack.pop_all().close()
         assert serve() == one
+
+
+def test_names_with_a_colon_stay_as_vllm_writes_them_whatever_prometheus_asks_for() -> None:
+    registry = CollectorRegistry()
+    Gauge("vllm:num_requests_running", "", registry=registry).set(3)
+    url, server = serve_page(registry, "127.0.0.1", 0)
+    try:
+        accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+        with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept}), timeout=5) as reply:
+            assert "\nvllm:num_requests_running 3.0" in reply.read().decode()
+            assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_no_free_port_is_an_error_that_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
