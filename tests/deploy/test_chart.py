@@ -139,6 +139,7 @@ def test_instances_get_as_many_pods_and_slots_as_they_need(everything: list[dict
     container = engines["template"]["spec"]["containers"][0]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 4
     assert [port["name"] for port in container["ports"]] == ["metrics-0", "metrics-1"]
+    assert {"name": "OMP_NUM_THREADS", "value": "2"} in container["env"]  # 4 CPUs, 2 instances
     serve = yaml.safe_load(one_of(everything, "RayService")["spec"]["serveConfigV2"])
     assert serve["applications"][0]["args"]["gpus"] == 2.0
     budget = one_of(everything, "PodDisruptionBudget", "rel-engine")

@@ -87,7 +87,7 @@ livenessProbe:
   failureThreshold: 12
 {{- end -}}
 
-{{- /* One pod template. Takes root, component, image, resources, slots, ports, shm, grace, preStop, readiness, spec. */ -}}
+{{- /* One pod template. Takes root, component, image, resources, threads, ports, shm, grace, preStop, readiness, spec. */ -}}
 {{- define "shoal.podTemplate" -}}
 {{- $root := .root -}}
 metadata:
@@ -156,6 +156,7 @@ spec:
         {{- toYaml .resources | nindent 8 }}
       env:
         {{- include "shoal.env" $root | nindent 8 }}
+        - {name: OMP_NUM_THREADS, value: {{ .threads | default 1 | quote }}}
         {{- with .spec.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
