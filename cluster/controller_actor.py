@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from pathlib import Path
 
 import ray
@@ -13,6 +12,7 @@ from shoal.cluster.controller import Controller
 from shoal.cluster.controller_metrics import ControllerMetrics
 from shoal.cluster.controller_service import ControllerService, serve
 from shoal.cluster.launcher_ray import BIRTH_S, RayLauncher
+from shoal.cluster.logs import set_up_logs
 from shoal.cluster.nodes import CONTROLLER, CONTROLLER_SLOT, INSTANCE_SLOT, NAMESPACE, own_address, slot
 from shoal.cluster.registry import open_registry
 from shoal.instance.metrics_page import serve_page
@@ -25,7 +25,7 @@ class ControllerActor:
     async def __init__(  # type: ignore[misc] # Ray awaits it
         self, config: ClusterConfig, *, cluster: str, run_id: str, address: str, logs: str, gpus: float
     ) -> None:
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        set_up_logs(config.log_format, logging.INFO)
         token = config.secret.get_secret_value()
         # Instances need no API keys, and the secret comes to them as the token.
         config_json = config.model_dump_json(exclude={"keys", "secret"})

@@ -28,6 +28,7 @@ from shoal.cluster.grpc_api.server import GrpcServer, start_server
 from shoal.cluster.grpc_api.servicer import InferenceServicer
 from shoal.cluster.grpc_api.vllm_port import VllmEngine
 from shoal.cluster.http_edge import HttpEdge
+from shoal.cluster.logs import requests
 from shoal.cluster.membership_watch import MembershipWatch
 from shoal.cluster.tenants import Tenants
 from shoal.instance.engine_factory import resolve_model
@@ -71,6 +72,7 @@ class Frontend:
         self.llm = llm_over(self.client, args)
         self._attach_client()
         logging.getLogger("shoal").setLevel(logging.WARNING)  # a library of vLLM's application sets the root to ERROR
+        requests.setLevel(logging.INFO if config.log_requests else logging.WARNING)
         self.app = HttpEdge(await app_over(self.llm, args), tenants.authenticate, config.limits)
         self.grpc = await self._serve_grpc(tenants, self.app)
         url, self.metrics_server = serve_page(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import uuid
 from typing import Any
 
@@ -16,6 +15,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.api import RunTarget
 
+from shoal.cluster.logs import set_up_logs
 from shoal.cluster.nodes import FRONTEND_SLOT, at_home, find_controller, slot
 from shoal.instance.actor import lead_process_group
 from shoal.instance.vllm_flags import set_vllm_environment
@@ -32,7 +32,7 @@ class FrontendReplica:
 
     async def __init__(self, config: ClusterConfig) -> None:  # type: ignore[misc] # Ray awaits it
         lead_process_group()
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+        set_up_logs(config.log_format, logging.WARNING)
         os.environ["VLLM_MAX_N_SEQUENCES"] = str(config.limits.choices)
         set_vllm_environment()
         from shoal.cluster.frontend import Frontend, FrontendPlan  # noqa: PLC0415 - imports vLLM, for 12 to 40 s

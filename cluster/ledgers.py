@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shoal.cluster.journal import Journal, Move, Outcome, Ticket
+from shoal.cluster.logs import log_end
 from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
 from shoal.cluster.request_metrics import RequestMetrics
@@ -117,7 +118,9 @@ class Ledgers:
         self.metrics.ended(ticket, outcome, self.clock())
         self.admission.withdraw(request_id, self.clock())
         self.view.finish(request_id)
-        return self.flights.pop(request_id)
+        flight = self.flights.pop(request_id)
+        log_end(ticket, flight.context, outcome, self.clock())
+        return flight
 
     def fail(self, request_id: str, outcome: Outcome, error: ShoalError) -> None:
         """Ends it with an error that its client will hear: as an exception while it waits, else as a last output."""

@@ -142,6 +142,8 @@ class ClusterConfig(Section):
     spares: int = Field(
         1, ge=0, le=8, description="processes per node with vLLM imported, to replace a dead instance quickly"
     )
+    log_format: Literal["text", "json"] = Field("text", description="of frontends and the controller, on stderr")
+    log_requests: bool = Field(False, description="one line per ended request: ids, tenant, outcome, counts; no text")
     start_timeout_s: PositiveFloat = Field(600.0, description="until every instance is ready, else `shoal up` fails")
     engine: EngineConfig = EngineConfig()
     fake: FakeEngineConfig = FakeEngineConfig()
