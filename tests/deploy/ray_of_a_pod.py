@@ -1,5 +1,6 @@
 """Does what KubeRay does with a RayService, in namespaces of its own: starts Ray as a pod would, hands Serve its
-configuration, asks for completions, and prints what it saw as JSON.
+configuration, asks for completions, and prints what it saw as JSON. Where the plan has no "serve", it only builds the
+application, which needs no vLLM.
 
 `unshare --net --pid --fork --kill-child --mount-proc python ray_of_a_pod.py PLAN.json`; nothing outlives it.
 """
@@ -51,9 +52,27 @@ def serve(plan: dict[str, Any], token: str) -> dict[str, Any]:
     seen["completion"] = call(f"{API}/v1/completions", method="POST", body=body, key=plan["api_key"])
     seen["without_key"] = call(f"{API}/v1/completions", method="POST", body=body)[0]
     seen["metrics"] = [call(f"http://127.0.0.1:{port}/metrics") for port in plan["metrics_ports"]]
-    status = subprocess.run([f"{sys.prefix}/bin/shoal", "status", "--json"], capture_output=True, text=True, timeout=60)
-    seen["status"] = status.stdout or status.stderr
     return seen
+
+
+BUILD = """
+import sys, json, ray
+from shoal.cluster.serve_application import build
+ray.init(address="auto", namespace="serve", log_to_driver=False)
+print(build(json.loads(sys.argv[1]))._bound_deployment.name)
+"""
+
+
+def build(plan: dict[str, Any]) -> dict[str, Any]:
+    wait_for(AGENT)
+    command = [sys.executable, "-c", BUILD, json.dumps(plan["args"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
+    return {"built": done.stdout.strip(), "words": done.stderr}
+
+
+def status() -> str:
+    done = subprocess.run([f"{sys.prefix}/bin/shoal", "status", "--json"], capture_output=True, text=True, timeout=60)
+    return done.stdout or done.stderr
 
 
 def main(path: str) -> None:
@@ -62,7 +81,8 @@ def main(path: str) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with open(plan["log"], "wb") as log:
         subprocess.Popen([f"{sys.prefix}/bin/ray", "start", *plan["ray_start"]], stdout=log, stderr=log)
-        print(json.dumps(serve(plan, os.environ["RAY_AUTH_TOKEN"])))
+        seen = serve(plan, os.environ["RAY_AUTH_TOKEN"]) if "serve" in plan else build(plan)
+        print(json.dumps(seen | {"status": status()}))
 
 
 if __name__ == "__main__":

@@ -88,21 +88,39 @@ def plan_of(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.ray
-@pytest.mark.vllm
-@pytest.mark.timeout(180)
-def test_what_the_chart_asks_of_ray_makes_a_cluster_that_answers(tmp_path: Path) -> None:
+def play(plan: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """Runs the plan in namespaces of its own and returns what was seen there."""
     need_program("unshare")
     need_program("ip")
-    plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps(plan_of(tmp_path)))
     apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*apart, "true"], capture_output=True).returncode:
         pytest.skip("needs the right to make namespaces (root)")
-    quiet = f"mount -t tmpfs tmpfs /dev/shm && exec {sys.executable} {SCRIPT} {plan}"
-    done = subprocess.run([*apart, "sh", "-c", quiet], capture_output=True, text=True, timeout=170)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    script = f"mount -t tmpfs tmpfs /dev/shm && exec {sys.executable} {SCRIPT} {tmp_path / 'plan.json'}"
+    done = subprocess.run([*apart, "sh", "-c", script], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+@pytest.mark.ray
+def test_building_the_application_starts_controller_and_instances_where_there_are_slots(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    args = plan.pop("serve")["applications"][0]["args"]
+    seen = play({**plan, "args": args, "ray_start": [*plan["ray_start"], "--include-dashboard=false"]}, tmp_path)
+    assert seen["built"] == "frontend", seen
+    status = json.loads(seen["status"])
+    assert [one["state"] for one in status["instances"]] == ["ready", "ready"]
+    pages = [status["metrics"], *(one["metrics"] for one in status["instances"])]
+    assert {page.rsplit(":", 1)[1] for page in pages} == {"9400/metrics", "9401/metrics", "9402/metrics"}
+
+
+@pytest.mark.slow  # imports vLLM in a Ray worker: half a minute and more
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.timeout(300)
+def test_what_the_chart_asks_of_ray_makes_a_cluster_that_answers(tmp_path: Path) -> None:
+    seen = play(plan_of(tmp_path), tmp_path)
     assert seen["agent"] == 200 and seen["without_token"] == 401
     assert seen["put"][0] == 200 and seen["health"] == 200, seen
     assert seen["readiness"] == 200
@@ -110,5 +128,4 @@ def test_what_the_chart_asks_of_ray_makes_a_cluster_that_answers(tmp_path: Path)
     assert json.loads(seen["completion"][1])["usage"]["completion_tokens"] == 5
     assert seen["without_key"] == 401
     assert [code for code, _ in seen["metrics"]] == [200, 200, 200]
-    ready = json.loads(seen["status"])
-    assert [one["state"] for one in ready["instances"]] == ["ready", "ready"]
+    assert [one["state"] for one in json.loads(seen["status"])["instances"]] == ["ready", "ready"]
