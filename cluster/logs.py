@@ -51,7 +51,7 @@ def log_end(ticket: Ticket, context: RequestContext, outcome: Outcome, now_s: fl
         "outcome": outcome.value,
         "prompt_tokens": ticket.route.context_tokens,
         "output_tokens": len(ticket.delivered),
-        "moves": ticket.moves,
+        "moves": len(ticket.moves),
         "took_s": round(now_s - ticket.route.arrived_s, 3),
     }
     if context.error is not None:

@@ -216,4 +216,73 @@ TENANTS = Page(
     ),
 )
 
-PAGES = {"overview": OVERVIEW, "instances": INSTANCES, "router": ROUTER, "tenants-slo": TENANTS}
+MIGRATION = Page(
+    "Migration",
+    (
+        Panel("Moves", "ops", "Ended moves by why and how.", (rate_by("shoal_migrations_total", "reason", "outcome"),)),
+        Panel(
+            "Under way",
+            "short",
+            "Out of and into instances.",
+            (Query("sum by (side) (shoal_migrations_under_way{M})", "{{side}}"),),
+        ),
+        Panel(
+            "Pause",
+            "s",
+            "Gap between two tokens that a client saw.",
+            quantiles("shoal_migration_pause_seconds", 0.5, 0.99),
+        ),
+        Panel("Bytes sent", "Bps", "KV blocks, by source.", (rate_by("shoal_migration_bytes_total", "engine"),)),
+        Panel("Rounds of copying", "ops", "", (rate_by("shoal_migration_stages_total", "engine"),)),
+        Panel(
+            "Verdicts",
+            "ops",
+            "Of the frontends that own the requests.",
+            (rate_by("shoal_frontend_handovers_total", "reason", "verdict"),),
+        ),
+    ),
+)
+
+# A pool node's page has no model: its blocks may be of several.
+POOL = Page(
+    "Pool",
+    (
+        Panel(
+            "In use",
+            "percentunit",
+            "Share of the slots, by tier.",
+            (
+                Query(
+                    "1 - sum by (tier) (shoal_pool_free_blocks) / sum by (tier) (shoal_pool_total_blocks)", "{{tier}}"
+                ),
+            ),
+        ),
+        Panel(
+            "Blocks",
+            "short",
+            "Leased, or used again (hot).",
+            (Query("sum by (state) (shoal_pool_blocks)", "{{state}}"),),
+        ),
+        Panel(
+            "Events",
+            "ops",
+            "Blocks stored, leased, refused, evicted, expired, damaged.",
+            (Query("sum by (event) (rate(shoal_pool_block_events_total[R]))", "{{event}}"),),
+        ),
+        Panel(
+            "Largest tenant",
+            "short",
+            "Blocks of the tenant with most of them.",
+            (Query("max(shoal_pool_largest_tenant_blocks)", "blocks"),),
+        ),
+    ),
+)
+
+PAGES = {
+    "overview": OVERVIEW,
+    "instances": INSTANCES,
+    "router": ROUTER,
+    "migration": MIGRATION,
+    "pool": POOL,
+    "tenants-slo": TENANTS,
+}

@@ -35,7 +35,7 @@ def test_a_line_names_the_request_that_it_was_written_for() -> None:
 
 def test_an_ended_request_is_one_line_with_counts_and_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
     route = RouteRequest("engine-id", 3, 9, tenant="ada", arrived_s=5.0)
-    ticket = Ticket(route, b"the prompt's canary", b"fp", delivered=[424242, 424243], moves=1)
+    ticket = Ticket(route, b"the prompt's canary", b"fp", delivered=[424242, 424243])
     failed = RequestContext("client-id", "ada", instance="i1", error=Unavailable("canary"))
     with caplog.at_level(logging.INFO, "shoal.requests"):
         log_end(ticket, failed, Outcome.UNAVAILABLE, 7.5)
@@ -48,7 +48,7 @@ def test_an_ended_request_is_one_line_with_counts_and_without_its_words(caplog: 
         "outcome": "unavailable",
         "prompt_tokens": 3,
         "output_tokens": 2,
-        "moves": 1,
+        "moves": 0,
         "took_s": 2.5,
         "error": "Unavailable",
     }
