@@ -30,6 +30,10 @@ BENCHES = {
     "simulate": ("shoal.bench.simulate", "a cluster on a virtual clock: the production router over modelled engines"),
     "fidelity": ("shoal.bench.fidelity", "the simulator against a real run: errors of TTFT and TPOT"),
     "hangup": ("shoal.bench.hangup", "clients that hang up at random points: leaks, and how soon blocks are back"),
+    "migrate": ("shoal.bench.migrate", "moves of running requests: the pause, the copy, and what others notice"),
+    "rebalance": ("shoal.bench.rebalance", "round robin, least work, and least work with migration, near capacity"),
+    "priority": ("shoal.bench.priority", "the high class under load: idle, without priorities, with them"),
+    "drain": ("shoal.bench.drain", "empty loaded instances by migration: failed requests, and how long it takes"),
 }
 
 

@@ -3,7 +3,8 @@ production.
 
 usage: python -m shoal.bench.instance_host CONFIG_JSON TOKEN COUNT [FIRST]
 They are called i<FIRST>, i<FIRST + 1> and so on; FIRST is 0 where it is not given. Prints one JSON line
-{"instances": [{"id", "address", "pid", "metrics"}]} once all serve, then runs until its standard input closes.
+{"instances": [{"id", "address", "pid", "metrics"}]} once all serve, then runs until its standard input closes, or until
+a line comes: then it stops in good order.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ async def host(config_json: str, token: str, count: int, first: int = 0) -> None
     actors = {f"i{number}": InstanceActor(config_json, token) for number in range(first, first + count)}
     served = [{"id": name, **await actor.start(name, 1, None)} for name, actor in actors.items()]
     print(json.dumps({"instances": served}), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    if await asyncio.to_thread(sys.stdin.readline):
+        await asyncio.gather(*(actor.stop() for actor in actors.values()))
     os._exit(0)
 
 

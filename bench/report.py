@@ -34,6 +34,21 @@ def plot_load(records: Sequence[Record], result: Mapping[str, Any], path: Path) 
     figure.savefig(path, dpi=120)
 
 
+def plot_bars(rows: Sequence[Mapping[str, Any]], value: str, path: Path) -> None:
+    """One group of bars per fleet and share, one bar per policy, on a logarithmic scale. Raises Unavailable."""
+    figure, axes = panels(1, 1)
+    groups = list(dict.fromkeys((row["fleet"], row["share"]) for row in rows))
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    for number, policy in enumerate(policies):
+        mine = [row for row in rows if row["policy"] == policy]
+        at = [groups.index((row["fleet"], row["share"])) + 0.8 * number / len(policies) for row in mine]
+        axes.bar(at, [row[value] for row in mine], width=0.7 / len(policies), label=policy)
+    axes.set_xticks(range(len(groups)), [f"{fleet} at {share:.0%}" for fleet, share in groups])
+    axes.set(yscale="log", ylabel=value)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def panels(rows: int, columns: int) -> tuple[Any, Any]:
     """A figure and its axes. Raises Unavailable."""
     try:
@@ -60,4 +75,4 @@ def _distribution(axes: Any, values: Sequence[float], label: str) -> None:
     axes.set(title=label, xlabel="ms", ylabel="share of requests", ylim=(0, 1.02))
 
 
-__all__ = ["panels", "plot_load"]
+__all__ = ["panels", "plot_bars", "plot_load"]

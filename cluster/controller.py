@@ -1,8 +1,10 @@
-"""The controller: keeps every instance slot of the cluster filled, and tells watchers who is there.
+"""The controller: keeps every wanted instance slot filled, moves requests between instances, and tells watchers who is
+there.
 
-Owns the slots and their processes. Each decision is `membership.advance`'s; this shell turns what happens (streams,
-deaths, ticks) into events and performs the commands. Requests, tokens and loads of the router never come through here:
-serving goes on while it is gone. After its own death it finds its processes again and asks them who they are.
+Owns the slots. Each decision is made by pure code: `membership.advance` (who is alive), `fleet` (which slots there
+shall be), the planner's rules (what moves), `router/scaling.py` (how many). This shell turns what happens (streams,
+deaths, ticks) into events and performs the commands; processes are `lives`'. Requests and tokens never come through
+here: serving goes on while it is gone. After its own death it finds its processes again and asks them who they are.
 """
 
 from __future__ import annotations
@@ -10,39 +12,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
+from shoal.cluster import fleet as f
 from shoal.cluster import membership as m
 from shoal.cluster.desired import Desired, DesiredStore
-from shoal.cluster.launcher import InstanceProcess, Launcher, ProcessGone, Served
-from shoal.cluster.observer import observe
+from shoal.cluster.launcher import Launcher
+from shoal.cluster.lives import Live, Lives, one_line
+from shoal.cluster.planner import Planner
 from shoal.cluster.registry import Registry
-from shoal.cluster.spares import Spares
 from shoal.proto.config import ClusterConfig
-from shoal.proto.errors import ServerFault, StartFailed
 from shoal.proto.v1 import instance_pb2 as pb
+from shoal.router.load import average_freeness
+from shoal.router.scaling import ScaleState, desired_count
 
 log = logging.getLogger("shoal.controller")
 TICK_S = 0.1
+PLAN_S, LEAST_PLAN_S = 0.1, 0.01
 STALLED_S = 1.0  # a tick this late says that we were slow, not they
-REATTACH_S = 0.2
-LATER_NICENESS = 10  # when all start at once: the first one has the cores, so that the first token comes soon
-DEATH_CHECKS_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-
-
-@dataclass(slots=True)
-class Live:
-    """One incarnation's process and what it last said."""
-
-    process: InstanceProcess
-    incarnation: int
-    served: Served | None = None
-    role: str = ""
-    load: pb.Load = field(default_factory=pb.Load)
+CLOSE_TRIES = 100
 
 
 class Controller:
@@ -59,46 +48,56 @@ class Controller:
         rules: m.Rules | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config, self.token, self.run_id = config, token, run_id
-        self.launcher, self.clock = launcher, clock
+        self.config, self.run_id, self.clock = config, run_id, clock
         self.desired = DesiredStore(registry)
-        self.rules = rules or m.Rules(start_timeout_s=config.start_timeout_s)
+        self.rules = rules or m.Rules(
+            start_timeout_s=config.start_timeout_s, drain_limit_s=config.migration.drain_timeout_s
+        )
         self.slots: dict[str, m.Slot] = {}
-        self.live: dict[str, Live] = {}
-        self.spares = Spares(launcher, config.spares)
+        self.fleet = f.Fleet(())
+        self.incarnations: dict[str, int] = {}
+        self.lives = Lives(
+            config, token=token, launcher=launcher, slots=self.slots, feed=self.feed, attached=self._attached
+        )
+        self.planner = self.lives.planner = Planner(config.migration, self.lives.send, clock)
+        self.scaling = ScaleState()
         self.changed: Callable[[], None] = lambda: None
-        self._starts = asyncio.Semaphore(max(1, os.cpu_count() or 1))
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._runs: dict[str, asyncio.Task[None]] = {}
         self._closing = False
+
+    @property
+    def live(self) -> dict[str, Live]:
+        return self.lives.live
 
     async def run(self) -> None:
         """Recovers what there is and begins what is missing. Returns at once; the work goes on in tasks."""
         kept = await self.desired.read()
-        count = kept.instances if kept and kept.run_id == self.run_id else self.config.instances
-        incarnations = kept.incarnations if kept else {}
-        for index in range(count):
-            slot_id = f"i{index}"
-            self.slots[slot_id] = m.Slot(slot_id, incarnation=incarnations.get(slot_id, 0), since_s=self.clock())
-        await self._recover()
-        for slot_id in self.slots:
-            self.feed(slot_id, m.Begin())
-        self._spawn(self._tick_for_ever())
+        found = await self.lives.survivors()
+        self.incarnations = dict(kept.incarnations) if kept else {}
+        if kept and kept.run_id == self.run_id:
+            self.fleet = f.Fleet(kept.wanted, kept.retiring, kept.replacement)
+        else:
+            self.fleet = f.first_fleet(self.config.instances, {name: one.incarnation for name, one in found.items()})
+        for slot_id, live in found.items():
+            self._add_slot(slot_id)
+            self.lives.go_on(slot_id, live)
+        self._sync()
+        self.lives.spawn(self._tick_for_ever())
+        self.lives.spawn(self._plan_for_ever())
 
     async def close(self) -> None:
         """Everybody leaves in good order; whoever does not is killed."""
         self._closing = True
-        await self.spares.close()
-        for slot_id in self.slots:
+        await self.lives.spares.close()
+        for slot_id in list(self.slots):
             self.feed(slot_id, m.Leave())
-        for _ in range(100):
+        for _ in range(CLOSE_TRIES):
             if all(slot.state not in m.WITH_PROCESS for slot in self.slots.values()):
                 break
             await asyncio.sleep(0.05)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, self.desired.close(), return_exceptions=True)
-        await asyncio.gather(*(live.process.kill() for live in self.live.values()), return_exceptions=True)
+        await self.desired.close()
+        await self.lives.close()
+
+    # -- acts of people
 
     def revive(self, slot_id: str = "") -> list[str]:
         """Starts quarantined slots again: all, or the one named."""
@@ -107,136 +106,102 @@ class Controller:
             self.feed(one, m.Begin())
         return chosen
 
+    def scale(self, instances: int) -> None:
+        self._become(f.scale(self.fleet, instances, self.states))
+
+    def drain(self, slot_id: str) -> None:
+        self._become(f.drain(self.fleet, slot_id))
+
+    def restart(self) -> None:
+        self._become(f.restart(self.fleet))
+
+    @property
+    def states(self) -> dict[str, m.InstanceState]:
+        return {slot.id: slot.state for slot in self.slots.values()}
+
+    # -- the set of slots
+
+    def _become(self, fleet: f.Fleet) -> None:
+        if fleet != self.fleet:
+            log.info("wanted: %s %s", " ".join(fleet.wanted), fleet.words)
+            self.fleet = fleet
+            self._sync()
+            self._save()
+
+    def _sync(self) -> None:
+        for slot_id in self.fleet.wanted:
+            self._add_slot(slot_id)
+            if self.slots[slot_id].state is m.InstanceState.STOPPED:
+                self.feed(slot_id, m.Begin())
+        for slot_id in [one for one in self.slots if one not in self.fleet.wanted]:
+            self.feed(slot_id, m.Drain())
+
+    def _add_slot(self, slot_id: str) -> None:
+        if slot_id not in self.slots:
+            incarnation = self.incarnations.get(slot_id, 0)
+            self.slots[slot_id] = m.Slot(slot_id, incarnation=incarnation, since_s=self.clock())
+
+    def _save(self) -> None:
+        fleet = self.fleet
+        self.desired.write(
+            Desired(self.run_id, fleet.wanted, dict(self.incarnations), fleet.retiring, fleet.replacement)
+        )
+
+    # -- one slot
+
     def feed(self, slot_id: str, event: m.Event) -> None:
-        before = self.slots[slot_id]
+        before = self.slots.get(slot_id)
+        if before is None:  # late news of one that is gone for good
+            return
         after, commands = m.advance(before, event, self.clock(), self.rules)
         self.slots[slot_id] = after
+        self.incarnations[slot_id] = after.incarnation
         if after.state is not before.state:
             log.info("%s#%d %s -> %s %s", slot_id, after.incarnation, before.state.value, after.state.value, after.note)
         for command in commands:
             self._perform(slot_id, command)
+        if after.state is m.InstanceState.STOPPED and slot_id not in self.fleet.wanted and not self._closing:
+            del self.slots[slot_id]
+            self._published(slot_id)
 
     def _perform(self, slot_id: str, command: m.Command) -> None:
         match command:
             case m.StartInstance(incarnation):
                 self._save()
-                self._runs[slot_id] = self._spawn(self._live_through(slot_id, incarnation))
+                self.lives.start(slot_id, incarnation)
             case m.KillInstance(incarnation, reason):
-                self._spawn(self._kill(slot_id, incarnation, reason))
+                self.lives.kill(slot_id, incarnation, reason)
             case m.StopInstance(incarnation):
-                self._spawn(self._stop(slot_id, incarnation))
+                self.lives.stop(slot_id, incarnation)
             case m.Publish():
-                self.changed()
+                self._published(slot_id)
 
-    def _save(self) -> None:
-        incarnations = {slot.id: slot.incarnation for slot in self.slots.values()}
-        self.desired.write(Desired(self.run_id, len(self.slots), incarnations))
+    # -- what instances are told
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    # -- one incarnation, from birth to death -------------------------------------------------------------------------
-
-    async def _live_through(self, slot_id: str, incarnation: int) -> None:
-        try:
-            async with self._starts:
-                live = await self._bring_up(slot_id, incarnation)
-            await self._listen(slot_id, live)
-        except StartFailed as exc:
-            await self._bury(slot_id, incarnation, m.StartFailed(incarnation, one_line(exc)))
-        except ProcessGone as exc:
-            await self._bury(slot_id, incarnation, m.Died(incarnation, one_line(exc)))
-        except Exception as exc:  # a bug of ours must show as a death with words, not as a slot that starts for ever
-            log.exception("%s#%d", slot_id, incarnation)
-            await self._bury(slot_id, incarnation, m.Died(incarnation, f"{type(exc).__name__}: {one_line(exc)}"))
-
-    async def _bring_up(self, slot_id: str, incarnation: int) -> Live:
-        index = int(slot_id[1:])
-        process = await self.spares.take() or await self.launcher.launch(f"instance-{index}-{incarnation}")
-        live = self.live[slot_id] = Live(process, incarnation)
-        core = index % (os.cpu_count() or 1) if self.config.engine.pin_cores else None
-        telling = asyncio.create_task(self._tell_progress(slot_id, live))
-        if index and not any(slot.state is m.InstanceState.READY for slot in self.slots.values()):
-            process.renice(LATER_NICENESS)
-        try:
-            live.served = await process.start(slot_id, incarnation, core)
-            process.renice(0)
-        finally:
-            telling.cancel()
-        self.feed(slot_id, m.Started(incarnation, live.served.address, live.served.pid))
-        return live
-
-    async def _tell_progress(self, slot_id: str, live: Live) -> None:
-        while True:
-            with contextlib.suppress(ServerFault):
-                self.feed(slot_id, m.Progress(live.incarnation, await live.process.progress()))
-            await asyncio.sleep(0.3)
-
-    async def _listen(self, slot_id: str, live: Live) -> None:
-        """Attached for as long as the process lives. Raises ProcessGone when it does not any more."""
-
-        def welcomed(welcome: pb.Welcome) -> None:
-            live.role, live.load = welcome.role, welcome.load
-            self._heartbeat(slot_id, live, step=-1)
-
-        def reported(report: pb.StepReport) -> None:
-            if report.HasField("load"):
-                live.load = report.load
-            self._heartbeat(slot_id, live, step=report.step)
-
-        assert live.served is not None
-        while self._is_current(slot_id, live):
-            reason = await observe(live.served.address, self.token, welcomed=welcomed, reported=reported)
-            self.feed(slot_id, m.HeartbeatLost(live.incarnation, reason))
-            await self._check_death(live, reason)
-
-    def _heartbeat(self, slot_id: str, live: Live, *, step: int) -> None:
-        predicted_step_s = live.load.step_ms / 1000
-        self.feed(slot_id, m.Heartbeat(live.incarnation, step, live.load.stepping, predicted_step_s))
-
-    async def _check_death(self, live: Live, reason: str) -> None:
-        """A crash closes the stream a little before the process is gone; a cut link does not end it at all."""
-        for wait_s in DEATH_CHECKS_S:
-            await asyncio.sleep(wait_s)
-            if await live.process.gone():
-                raise ProcessGone(live.process.last_words() or f"process {live.process.pid} is gone ({reason})")
-        await asyncio.sleep(REATTACH_S)
-
-    def _is_current(self, slot_id: str, live: Live) -> bool:
+    def _attached(self, slot_id: str) -> None:
         slot = self.slots[slot_id]
-        return slot.incarnation == live.incarnation and slot.state in m.WITH_PROCESS
+        told_to_drain = self.live[slot_id].load.draining and slot_id in self.fleet.wanted
+        if told_to_drain and slot.state is m.InstanceState.READY and len(self.fleet.wanted) > 1:
+            self._become(f.drain(self.fleet, slot_id))  # by a controller before this one
+        self._tell(slot_id)
 
-    async def _kill(self, slot_id: str, incarnation: int, reason: str) -> None:
-        await self._end_run(slot_id, incarnation)
-        await self._bury(slot_id, incarnation, m.Died(incarnation, reason))
+    def _published(self, slot_id: str) -> None:
+        self.changed()
+        for one in self.slots:
+            self._tell(one, steer=one == slot_id)
 
-    async def _end_run(self, slot_id: str, incarnation: int) -> None:
-        """A process that is still being made must not appear after its death was told."""
-        run = self._runs.get(slot_id)
-        if run is not None and self.slots[slot_id].incarnation == incarnation:
-            run.cancel()
-            await asyncio.wait([run])
+    def _tell(self, slot_id: str, *, steer: bool = True) -> None:
+        sights = self.planner.sights
+        if slot_id not in sights:
+            return
+        ready = [s for s in self.slots.values() if s.state is m.InstanceState.READY and s.id != slot_id]
+        alike = {s.id: s.address for s in ready if s.id in sights and sights[s.id].kind == sights[slot_id].kind}
+        self.lives.send(slot_id, pb.Up(peers=pb.Peers(addresses=alike)))
+        if steer:
+            draining = self.slots[slot_id].state in m.LEAVING
+            self.lives.send(slot_id, pb.Up(steer=pb.Steer(draining=draining)))
 
-    async def _stop(self, slot_id: str, incarnation: int) -> None:
-        live = self.live.get(slot_id)
-        if live is not None and live.incarnation == incarnation:
-            await live.process.stop()
-        await self._end_run(slot_id, incarnation)
-        await self._bury(slot_id, incarnation, m.Died(incarnation, "stopped"))
-
-    async def _bury(self, slot_id: str, incarnation: int, event: m.Died | m.StartFailed) -> None:
-        """The next incarnation may start only when nothing of this one is left, so: first the grave, then the news."""
-        live = self.live.get(slot_id)
-        if live is not None and live.incarnation == incarnation:
-            await live.process.kill()
-            if self.live.get(slot_id) is live:
-                del self.live[slot_id]
-        self.feed(slot_id, event)
-
-    # -- the whole fleet ----------------------------------------------------------------------------------------------
+    # -- time
 
     async def _tick_for_ever(self) -> None:
         last_s = self.clock()
@@ -244,51 +209,45 @@ class Controller:
             await asyncio.sleep(TICK_S)
             now_s = self.clock()
             stalled, last_s = now_s - last_s > STALLED_S, now_s
-            if stalled:
-                continue  # heartbeats that came meanwhile are still unread: judge nobody now
-            for slot_id in self.slots:
-                self.feed(slot_id, m.Tick())
-            settled = all(slot.state is not m.InstanceState.STARTING for slot in self.slots.values())
-            if settled and not self._closing:
-                self.spares.tend(now_s)
+            if not stalled:  # else heartbeats that came meanwhile are still unread: judge nobody now
+                self._tick(now_s)
 
-    async def _recover(self) -> None:
-        found: dict[str, Live] = {}
-        for process in await self.launcher.survivors():
-            live = await self._recognise(process)
-            rival = found.get(live[0]) if live else None
-            if live is None or (rival and rival.incarnation > live[1].incarnation):
-                await process.kill()
-                continue
-            if rival:
-                await rival.process.kill()
-            found[live[0]] = live[1]
-        for slot_id, one in found.items():
-            assert one.served is not None
-            self.live[slot_id] = one
-            self.feed(slot_id, m.Found(one.incarnation, one.served.address, one.served.pid))
-            self._runs[slot_id] = self._spawn(self._live_on(slot_id, one))
+    def _tick(self, now_s: float) -> None:
+        for slot_id in list(self.slots):
+            self.feed(slot_id, m.Tick())
+        for slot in list(self.slots.values()):
+            if slot.state is m.InstanceState.DRAINING and self.planner.is_empty(slot.id, now_s):
+                self.feed(slot.id, m.Emptied(slot.incarnation))
+        if self._closing:
+            return
+        self._become(f.advance_restart(self.fleet, self.states))
+        if self.config.scaling.enabled and not self.fleet.retiring:
+            self._autoscale(now_s)
+        if all(slot.state is not m.InstanceState.STARTING for slot in self.slots.values()):
+            self.lives.spares.tend(now_s)
 
-    async def _recognise(self, process: InstanceProcess) -> tuple[str, Live] | None:
-        """A process that serves one of our slots; None for any other (spare, half started, mute)."""
-        try:
-            who = await process.identity()
-        except ServerFault:
-            return None
-        if who.served is None or who.instance_id not in self.slots:
-            return None
-        return who.instance_id, Live(process, who.incarnation, who.served)
+    def _autoscale(self, now_s: float) -> None:
+        """Not while anybody starts or leaves: what is coming is not free yet, what goes still counts."""
+        if any(state is not m.InstanceState.READY for state in self.states.values()):
+            return
+        hosts = self.planner.hosts(self.slots.values())
+        average = average_freeness(hosts, self.config.migration.headroom_tokens)
+        count = len(self.fleet.wanted)
+        self.scaling, wanted = desired_count(self.scaling, average, count, now_s, self.config.scaling)
+        if wanted != count:
+            log.info("average freeness %.0f tokens: %d instances, not %d", average, wanted, count)
+            self.scale(wanted)
 
-    async def _live_on(self, slot_id: str, live: Live) -> None:
-        try:
-            await self._listen(slot_id, live)
-        except ProcessGone as exc:
-            await self._bury(slot_id, live.incarnation, m.Died(live.incarnation, one_line(exc)))
-
-
-def one_line(exc: BaseException) -> str:
-    lines = str(exc).strip().splitlines()
-    return (lines[-1] if lines else type(exc).__name__)[:300]
+    async def _plan_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(LEAST_PLAN_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.planner.crossed.wait(), PLAN_S - LEAST_PLAN_S)
+            try:
+                self.planner.plan(self.slots.values())
+            except Exception:  # a plan that fails must not end planning: drains depend on it
+                log.exception("no plan this time")
+                await asyncio.sleep(PLAN_S)
 
 
 __all__ = ["Controller", "Live", "one_line"]

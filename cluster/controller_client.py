@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Any
 
 import grpc
 
 from shoal.instance.auth import token_metadata
-from shoal.proto.errors import Unavailable
+from shoal.proto.errors import NotFound, Unavailable
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
 
 CALL_S = 3.0
+MOVE_S = 60.0
 RETRY_S = 0.1
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -49,13 +51,40 @@ class ControllerClient:
             time.sleep(RETRY_S)
 
     def revive(self, instance_id: str) -> list[str]:
+        return list(self._call(self._stub.Revive, pb.ReviveRequest(id=instance_id)).ids)
+
+    def migrate(self, request_id: str, target: str) -> pb.MoveReport:
+        """Returns when the move has ended, however."""
+        request = pb.MigrateRequest(request_id=request_id, target=target)
+        report: pb.MoveReport = self._call(self._stub.Migrate, request, MOVE_S)
+        return report
+
+    def drain(self, instance_id: str) -> str:
+        return str(self._call(self._stub.Drain, pb.DrainRequest(id=instance_id)).words)
+
+    def scale(self, instances: int) -> str:
+        return str(self._call(self._stub.Scale, pb.ScaleRequest(instances=instances)).words)
+
+    def restart(self) -> str:
+        return str(self._call(self._stub.Restart, pb.RestartRequest()).words)
+
+    def moves(self, request_id: str) -> list[pb.MoveReport]:
+        return list(self._call(self._stub.Moves, pb.StoryRequest(request_id=request_id)).moves)
+
+    def story(self, frontend: pb.FrontendInfo, request_id: str) -> list[pb.RequestStory]:
+        """Of one frontend, asked directly."""
+        with grpc.insecure_channel(frontend.inner, options=(("grpc.enable_http_proxy", 0),)) as channel:
+            ask = rpc.FrontendStub(channel).Story
+            return list(self._call(ask, pb.StoryRequest(request_id=request_id)).requests)
+
+    def _call(self, method: Any, request: Any, timeout_s: float = CALL_S) -> Any:
+        """Raises a ShoalError that says in one line what the other side said."""
         try:
-            reply: pb.ReviveReply = self._stub.Revive(
-                pb.ReviveRequest(id=instance_id), timeout=CALL_S, metadata=self._metadata
-            )
-            return list(reply.ids)
+            return method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as exc:
-            raise Unavailable(f"controller: {exc.details()}") from None
+            if exc.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+                raise NotFound(str(exc.details())) from None
+            raise Unavailable(f"controller: {exc.code().name.lower()}: {exc.details()}") from None
 
 
 __all__ = ["ControllerClient"]

@@ -1,16 +1,19 @@
-"""The controller's gRPC face: membership as a stream, status, revival. Owns the watchers; a slow one skips versions."""
+"""The controller's gRPC face: membership as a stream, status, acts of people. Owns the watchers; a slow one skips
+versions.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
 from shoal.cluster import membership as m
 from shoal.cluster.controller import Controller
 from shoal.instance.auth import has_token
+from shoal.proto.errors import NotFound, ShoalError
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
 
@@ -69,15 +72,50 @@ class ControllerService(rpc.ControllerServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         await self._admit(context)
-        frontends = [info for _, info in self._frontends.values()]
-        instances = map(self._status, self._controller.slots.values())
-        return pb.StatusReply(instances=instances, frontends=frontends, metrics=self._metrics)
+        controller = self._controller
+        return pb.StatusReply(
+            instances=map(self._status, controller.slots.values()),
+            frontends=[info for _, info in self._frontends.values()],
+            moves=controller.planner.in_flight(),
+            act=controller.fleet.words,
+            metrics=self._metrics,
+        )
 
     async def Revive(self, request: pb.ReviveRequest, context: Context) -> pb.ReviveReply:
         await self._admit(context)
         if request.id and request.id not in self._controller.slots:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"id: no instance {request.id!r}")
         return pb.ReviveReply(ids=self._controller.revive(request.id))
+
+    async def Migrate(self, request: pb.MigrateRequest, context: Context) -> pb.MoveReport:
+        await self._admit(context)
+        try:
+            flight = self._controller.planner.begin_by_hand(request.request_id, request.target)
+        except ShoalError as exc:
+            await _refuse(context, exc)
+        await flight.told.wait()  # bounded by the planner
+        return flight.report
+
+    async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ActReply:
+        return await self._act(context, lambda: self._controller.scale(request.instances))
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.ActReply:
+        return await self._act(context, lambda: self._controller.drain(request.id))
+
+    async def Restart(self, request: pb.RestartRequest, context: Context) -> pb.ActReply:
+        return await self._act(context, self._controller.restart)
+
+    async def _act(self, context: Context, act: Callable[[], None]) -> pb.ActReply:
+        await self._admit(context)
+        try:
+            act()
+        except ShoalError as exc:
+            await _refuse(context, exc)
+        return pb.ActReply(words=f"wanted: {', '.join(self._controller.fleet.wanted)}")
+
+    async def Moves(self, request: pb.StoryRequest, context: Context) -> pb.MovesReply:
+        await self._admit(context)
+        return pb.MovesReply(moves=self._controller.planner.moves_of(request.request_id))
 
     def membership(self) -> pb.Membership:
         return pb.Membership(version=self._version, instances=map(self._member, self._controller.slots.values()))
@@ -100,6 +138,7 @@ class ControllerService(rpc.ControllerServicer):
         live = self._controller.live.get(slot.id)
         status = pb.InstanceStatus(id=slot.id, role=self._role(slot), state=slot.state.value, note=slot.note)
         status.deaths, status.address = slot.deaths, slot.address
+        status.freeness = self._controller.planner.freeness(slot)
         if live is not None:
             load = live.load
             status.pid = live.process.pid
@@ -107,6 +146,12 @@ class ControllerService(rpc.ControllerServicer):
             status.free_blocks, status.total_blocks = load.free_blocks, load.total_blocks
             status.metrics = live.served.metrics if live.served else ""
         return status
+
+
+async def _refuse(context: Context, error: ShoalError) -> NoReturn:
+    code = grpc.StatusCode.NOT_FOUND if isinstance(error, NotFound) else grpc.StatusCode.INVALID_ARGUMENT
+    await context.abort(code, str(error))
+    raise AssertionError("abort raises")
 
 
 async def serve(service: ControllerService, address: str) -> tuple[grpc.aio.Server, str]:

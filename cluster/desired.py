@@ -20,11 +20,17 @@ RETRY_S = 1.0
 
 
 class Desired(msgspec.Struct, frozen=True):
-    """`run_id` tells a restart of this cluster from a new one of the same name. No incarnation repeats under a name."""
+    """`run_id` tells a restart of this cluster from a new one of the same name. No incarnation repeats under a name.
+
+    `retiring`: wanted ones that a rolling restart has still to replace; `replacement`: the one that was added for the
+    first of them.
+    """
 
     run_id: str
-    instances: int
+    wanted: tuple[str, ...]
     incarnations: dict[str, int] = {}
+    retiring: tuple[str, ...] = ()
+    replacement: str = ""
 
 
 class DesiredStore:

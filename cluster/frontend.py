@@ -28,6 +28,7 @@ from shoal.cluster.grpc_api.server import GrpcServer, start_server
 from shoal.cluster.grpc_api.servicer import InferenceServicer
 from shoal.cluster.grpc_api.vllm_port import VllmEngine
 from shoal.cluster.http_edge import HttpEdge
+from shoal.cluster.inner_service import InnerServer
 from shoal.cluster.logs import requests
 from shoal.cluster.membership_watch import MembershipWatch
 from shoal.cluster.tenants import Tenants
@@ -80,6 +81,7 @@ class Frontend:
         )
         if config.frontend == "own":
             self._serve_http()
+        self.inner = await InnerServer.start(self.dispatcher.ledgers.stories, config.host, plan.token)
         self._join(url)
         await self.grpc.set_serving(True)
 
@@ -140,6 +142,7 @@ class Frontend:
             metrics=metrics_url,
             pid=os.getpid(),
             state="ready",
+            inner=self.inner.address,
         )
         self.watch = MembershipWatch(
             controller=self.plan.controller,
@@ -163,6 +166,7 @@ class Frontend:
         await self.watch.close()
         await self.dispatcher.close()
         await self.grpc.stop(GRACE_S)
+        await self.inner.stop()
         self.llm.shutdown()
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=GRACE_S)

@@ -84,6 +84,7 @@ class Handovers:
     def _book(self, flight: Flight, instance: str, cached_tokens: int) -> None:
         self.ledgers.view.book(flight.ticket.rest(), Placement(instance, cached_tokens), self.clock())
         flight.context.instance = instance
+        self.ledgers.stories.moved(flight.ticket, instance, self.clock())
 
     def went_on(self, flight: Flight, now_s: float) -> None:
         """New output came, of whoever owns it by now: the client's pause is over."""

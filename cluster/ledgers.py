@@ -16,6 +16,7 @@ from shoal.cluster.logs import log_end
 from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
 from shoal.cluster.request_metrics import RequestMetrics
+from shoal.cluster.stories import Stories
 from shoal.proto.config import AdmissionConfig, SloConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
@@ -62,6 +63,7 @@ class Ledgers:
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
         self.metrics = RequestMetrics(slo)
+        self.stories = Stories()
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
         """It waits for a place. Raises the ShoalError that is its outcome."""
@@ -95,7 +97,8 @@ class Ledgers:
         route = self.admission.take(flight.ticket.request_id)
         self.view.book(route, placement, self.clock())
         self.metrics.placed(route, placement, self.clock())
-        self.journal.assign(route.request_id, placement.instance)
+        epoch = self.journal.assign(route.request_id, placement.instance).epoch
+        self.stories.placed(route.request_id, placement, epoch, self.clock())
         flight.context.instance = placement.instance
         flight.settle()
 

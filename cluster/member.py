@@ -18,6 +18,7 @@ class InstanceState(Enum):
     DEAD = "dead"
     QUARANTINED = "quarantined"
     DRAINING = "draining"
+    STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Rules:
     hang_s: float = 5.0
     hang_factor: float = 10.0
     start_timeout_s: float = 600.0
-    drain_timeout_s: float = 30.0
+    drain_limit_s: float = 60.0
+    stop_timeout_s: float = 30.0
     kill_again_s: float = 5.0
     first_backoff_s: float = 1.0
     longest_backoff_s: float = 60.0
@@ -103,8 +105,20 @@ class Died:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """It shall give its requests away, then leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """The last request has left it."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
-    """Nobody wants this slot filled any more."""
+    """Nobody wants this slot filled any more; now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +126,9 @@ class Tick:
     pass
 
 
-Event = Begin | Found | Progress | Started | StartFailed | Heartbeat | HeartbeatLost | Died | Leave | Tick
+Event = (
+    Begin | Found | Progress | Started | StartFailed | Heartbeat | HeartbeatLost | Died | Drain | Emptied | Leave | Tick
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +185,8 @@ __all__ = [
     "Begin",
     "Command",
     "Died",
+    "Drain",
+    "Emptied",
     "Event",
     "Found",
     "Heartbeat",

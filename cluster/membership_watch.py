@@ -23,7 +23,13 @@ from shoal.router.view import Standing
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.25
-STANDINGS = {"ready": Standing.READY, "fenced": Standing.FENCED, "hung": Standing.FENCED, "draining": Standing.DRAINING}
+STANDINGS = {
+    "ready": Standing.READY,
+    "fenced": Standing.FENCED,
+    "hung": Standing.FENCED,
+    "draining": Standing.DRAINING,
+    "stopping": Standing.DRAINING,
+}
 
 
 class MembershipWatch:

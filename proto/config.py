@@ -83,6 +83,33 @@ class LimitsConfig(Section):
     grammar_bytes: PositiveInt = Field(64 << 10, description="a JSON schema, regex or grammar")
 
 
+class MigrationConfig(Section):
+    """When running and waiting requests move between instances by themselves. Moves by hand and drains always work."""
+
+    enabled: bool = Field(True, description="false: nothing moves for balance, room or priority")
+    moves_per_instance: PositiveInt = Field(4, description="in flight at once, out of one instance and into one")
+    budget_bytes: PositiveInt = Field(1 << 30, description="KV bytes in flight at once, out of one instance")
+    rest_s: PositiveFloat = Field(2.0, description="a moved request rests so long, times its number of moves")
+    min_gain_s: PositiveFloat = Field(0.05, description="a move must save at least so much more than it costs")
+    crowded_below_tokens: float = Field(64, description="freeness below which running requests leave an instance")
+    headroom_tokens: int = Field(1600, ge=0, description="kept free beside requests of the high class (priority < 0)")
+    drain_timeout_s: PositiveFloat = Field(
+        60.0, description="then a draining instance stops, and what is still there goes on elsewhere by fail-over"
+    )
+
+
+class ScalingConfig(Section):
+    """How many instances there are, by average freeness: KV tokens that are left to each running request."""
+
+    enabled: bool = Field(False, description="false: `instances`, and whatever `shoal scale` says")
+    min_instances: PositiveInt = Field(1, description="never fewer")
+    max_instances: PositiveInt = Field(8, description="never more")
+    grow_below_tokens: float = Field(256, description="average freeness below which one is added")
+    shrink_above_tokens: float = Field(4096, description="average freeness above which one is drained")
+    patience_s: PositiveFloat = Field(10.0, description="for so long before anything is done")
+    cooldown_s: PositiveFloat = Field(60.0, description="between two changes")
+
+
 PolicyName = Literal[
     "prefix_least_work",
     "least_work",
@@ -150,6 +177,8 @@ class ClusterConfig(Section):
     admission: AdmissionConfig = AdmissionConfig()
     limits: LimitsConfig = LimitsConfig()
     slo: SloConfig = SloConfig()
+    migration: MigrationConfig = MigrationConfig()
+    scaling: ScalingConfig = ScalingConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> ClusterConfig:
@@ -157,6 +186,8 @@ class ClusterConfig(Section):
             raise ValueError(f"http_port and grpc_port are both {self.http_port}")
         if self.engine.kind == "fake" and self.lora:
             raise ValueError("lora: the fake engine has no adapters")
+        if self.scaling.min_instances > self.scaling.max_instances:
+            raise ValueError("scaling: min_instances is above max_instances")
         return self
 
     @property
@@ -204,6 +235,8 @@ __all__ = [
     "EngineConfig",
     "FakeEngineConfig",
     "LimitsConfig",
+    "MigrationConfig",
+    "ScalingConfig",
     "Section",
     "SloConfig",
     "load_config",

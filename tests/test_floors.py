@@ -49,6 +49,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/controller_service.py",
         "cluster/grpc_api/edge.py",
         "cluster/grpc_api/server.py",
+        "cluster/inner_service.py",
         "cluster/link.py",
         "cluster/membership_watch.py",
         "cluster/observer.py",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from shoal.cluster.cli.flags import add_flags
 from shoal.cluster.rundir import DEFAULT_NAME
@@ -22,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="shoal", description="Many vLLM instances that move as one.", allow_abbrev=False
     )
     parser.add_argument("--name", default=DEFAULT_NAME, help="which cluster of this user (default: %(default)s)")
-    acts = parser.add_subparsers(dest="act", required=True, metavar="up|down|status|revive|chat|bench")
+    acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
     up = acts.add_parser(
         "up",
         help="start a cluster and show how to use it",
@@ -42,8 +43,27 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--key", default="", help="API key (default: $SHOAL_API_KEY)")
     chat.add_argument("--model", default="", help="default: the first one that the server lists")
     chat.add_argument("--max-tokens", type=int, default=256)
+    _add_acts_on_the_fleet(acts)
     acts.add_parser("bench", help="measurements; `shoal bench --help` lists them", add_help=False)
     return parser
+
+
+def _add_acts_on_the_fleet(acts: Any) -> None:
+    migrate = acts.add_parser("migrate", help="move a running or waiting request", allow_abbrev=False)
+    migrate.add_argument("request", help="its id, or a part of it that no other has")
+    migrate.add_argument("--to", required=True, metavar="ID", help="an instance")
+    drain = acts.add_parser("drain", help="empty an instance by migration, then stop it", allow_abbrev=False)
+    drain.add_argument("id")
+    scale = acts.add_parser("scale", help="how many instances there shall be", allow_abbrev=False)
+    scale.add_argument("instances", type=int)
+    restart = acts.add_parser("restart", help="replace all instances, one after the other", allow_abbrev=False)
+    for act in (drain, scale, restart):
+        act.add_argument("--timeout", type=float, default=600.0, help="seconds to watch it (default: %(default)g)")
+    top = acts.add_parser("top", help="instances, load and moves, live", allow_abbrev=False)
+    top.add_argument("--interval", type=float, default=1.0, help="seconds between two pictures")
+    top.add_argument("--count", type=int, default=0, help="pictures (default: without end, or one if not a terminal)")
+    explain = acts.add_parser("explain", help="where a request was placed, why, and its moves", allow_abbrev=False)
+    explain.add_argument("request", help="its id, or a part of it")
 
 
 def dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -64,6 +84,18 @@ def dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
             from shoal.cluster.cli.status import revive  # noqa: PLC0415
 
             return revive(arguments)
+        case "migrate" | "drain" | "scale" | "restart" as act:
+            from shoal.cluster.cli import acts  # noqa: PLC0415
+
+            return int(getattr(acts, act)(arguments))
+        case "top":
+            from shoal.cluster.cli.top import top  # noqa: PLC0415
+
+            return top(arguments)
+        case "explain":
+            from shoal.cluster.cli.explain import explain  # noqa: PLC0415
+
+            return explain(arguments)
         case "chat":
             from shoal.cluster.cli.chat import chat  # noqa: PLC0415
 

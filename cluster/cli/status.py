@@ -60,12 +60,13 @@ def as_tree(reply: pb.StatusReply) -> dict[str, Any]:
 
 
 def as_table(reply: pb.StatusReply) -> str:
-    instances = _table([_row(one, (*INSTANCE_KEYS, "note")) for one in reply.instances])
-    frontends = _table([_row(one, FRONTEND_KEYS) for one in reply.frontends])
+    instances = as_rows([_row(one, (*INSTANCE_KEYS, "note")) for one in reply.instances])
+    frontends = as_rows([_row(one, FRONTEND_KEYS) for one in reply.frontends])
     return f"{instances or 'no instances'}\n\n{frontends or 'no frontends'}"
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def as_rows(rows: list[dict[str, Any]]) -> str:
+    """A table with a head; nothing where there are no rows."""
     if not rows:
         return ""
     cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
@@ -74,4 +75,4 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-__all__ = ["as_table", "as_tree", "connect", "revive", "status"]
+__all__ = ["as_rows", "as_table", "as_tree", "connect", "revive", "status"]

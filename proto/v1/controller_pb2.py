@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoal/proto/v1/controller.proto\x12\x08shoal.v1\"L\n\x0cWatchRequest\x12\x12\n\nwatcher_id\x18\x01 \x01(\t\x12(\n\x08\x66rontend\x18\x02 \x01(\x0b\x32\x16.shoal.v1.FrontendInfo\"B\n\nMembership\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12#\n\tinstances\x18\x02 \x03(\x0b\x32\x10.shoal.v1.Member\"d\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\r\"c\n\x0c\x46rontendInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04http\x18\x02 \x01(\t\x12\x0c\n\x04grpc\x18\x03 \x01(\t\x12\x0f\n\x07metrics\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\t\"\x0f\n\rStatusRequest\"v\n\x0bStatusReply\x12+\n\tinstances\x18\x01 \x03(\x0b\x32\x18.shoal.v1.InstanceStatus\x12)\n\tfrontends\x18\x02 \x03(\x0b\x32\x16.shoal.v1.FrontendInfo\x12\x0f\n\x07metrics\x18\n \x01(\t\"\xe4\x01\n\x0eInstanceStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x0f\n\x07running\x18\x05 \x01(\r\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x07 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x08 \x01(\r\x12\x0f\n\x07step_ms\x18\t \x01(\x01\x12\x0c\n\x04note\x18\n \x01(\t\x12\x0e\n\x06\x64\x65\x61ths\x18\x0b \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x0c \x01(\t\x12\x0f\n\x07metrics\x18\r \x01(\t\"\x1b\n\rReviveRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x0bReviveReply\x12\x0b\n\x03ids\x18\x01 \x03(\t2\xb9\x01\n\nController\x12\x37\n\x05Watch\x12\x16.shoal.v1.WatchRequest\x1a\x14.shoal.v1.Membership0\x01\x12\x38\n\x06Status\x12\x17.shoal.v1.StatusRequest\x1a\x15.shoal.v1.StatusReply\x12\x38\n\x06Revive\x12\x17.shoal.v1.ReviveRequest\x1a\x15.shoal.v1.ReviveReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoal/proto/v1/controller.proto\x12\x08shoal.v1\"L\n\x0cWatchRequest\x12\x12\n\nwatcher_id\x18\x01 \x01(\t\x12(\n\x08\x66rontend\x18\x02 \x01(\x0b\x32\x16.shoal.v1.FrontendInfo\"B\n\nMembership\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12#\n\tinstances\x18\x02 \x03(\x0b\x32\x10.shoal.v1.Member\"d\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\r\"r\n\x0c\x46rontendInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04http\x18\x02 \x01(\t\x12\x0c\n\x04grpc\x18\x03 \x01(\t\x12\x0f\n\x07metrics\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\t\x12\r\n\x05inner\x18\x07 \x01(\t\"\x0f\n\rStatusRequest\"\xa8\x01\n\x0bStatusReply\x12+\n\tinstances\x18\x01 \x03(\x0b\x32\x18.shoal.v1.InstanceStatus\x12)\n\tfrontends\x18\x02 \x03(\x0b\x32\x16.shoal.v1.FrontendInfo\x12#\n\x05moves\x18\x03 \x03(\x0b\x32\x14.shoal.v1.MoveReport\x12\x0b\n\x03\x61\x63t\x18\x04 \x01(\t\x12\x0f\n\x07metrics\x18\n \x01(\t\"\xf6\x01\n\x0eInstanceStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x0f\n\x07running\x18\x05 \x01(\r\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x07 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x08 \x01(\r\x12\x0f\n\x07step_ms\x18\t \x01(\x01\x12\x0c\n\x04note\x18\n \x01(\t\x12\x0e\n\x06\x64\x65\x61ths\x18\x0b \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x0c \x01(\t\x12\x0f\n\x07metrics\x18\r \x01(\t\x12\x10\n\x08\x66reeness\x18\x0e \x01(\x01\"\x1b\n\rReviveRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x0bReviveReply\x12\x0b\n\x03ids\x18\x01 \x03(\t\"4\n\x0eMigrateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"\xd6\x01\n\nMoveReport\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x12\n\nsent_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06stages\x18\x08 \x01(\r\x12\x0e\n\x06\x63opy_s\x18\t \x01(\x01\x12\x10\n\x08parked_s\x18\n \x01(\x01\x12\x0e\n\x06tokens\x18\x0b \x01(\r\x12\r\n\x05\x61ge_s\x18\x0c \x01(\x01\"!\n\x0cScaleRequest\x12\x11\n\tinstances\x18\x01 \x01(\r\"\x1a\n\x0c\x44rainRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x10\n\x0eRestartRequest\"\x19\n\x08\x41\x63tReply\x12\r\n\x05words\x18\x01 \x01(\t\"\"\n\x0cStoryRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"1\n\nMovesReply\x12#\n\x05moves\x18\x01 \x03(\x0b\x32\x14.shoal.v1.MoveReport\"6\n\nStoryReply\x12(\n\x08requests\x18\x01 \x03(\x0b\x32\x16.shoal.v1.RequestStory\"A\n\x0cRequestStory\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05stays\x18\x02 \x03(\x0b\x32\x0e.shoal.v1.Stay\"\xb0\x01\n\x04Stay\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x1f\n\x05terms\x18\x05 \x03(\x0b\x32\x10.shoal.v1.Reason\x12\r\n\x05\x61ge_s\x18\x06 \x01(\x01\x12\x0f\n\x07pause_s\x18\x07 \x01(\x01\x12\x12\n\nsent_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06stages\x18\t \x01(\r\"H\n\x06Reason\x12\x11\n\tcandidate\x18\x01 \x01(\t\x12\x0e\n\x06scorer\x18\x02 \x01(\t\x12\x0b\n\x03raw\x18\x03 \x01(\x01\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x32\xce\x03\n\nController\x12\x37\n\x05Watch\x12\x16.shoal.v1.WatchRequest\x1a\x14.shoal.v1.Membership0\x01\x12\x38\n\x06Status\x12\x17.shoal.v1.StatusRequest\x1a\x15.shoal.v1.StatusReply\x12\x38\n\x06Revive\x12\x17.shoal.v1.ReviveRequest\x1a\x15.shoal.v1.ReviveReply\x12\x39\n\x07Migrate\x12\x18.shoal.v1.MigrateRequest\x1a\x14.shoal.v1.MoveReport\x12\x33\n\x05Scale\x12\x16.shoal.v1.ScaleRequest\x1a\x12.shoal.v1.ActReply\x12\x33\n\x05\x44rain\x12\x16.shoal.v1.DrainRequest\x1a\x12.shoal.v1.ActReply\x12\x37\n\x07Restart\x12\x18.shoal.v1.RestartRequest\x1a\x12.shoal.v1.ActReply\x12\x35\n\x05Moves\x12\x16.shoal.v1.StoryRequest\x1a\x14.shoal.v1.MovesReply2A\n\x08\x46rontend\x12\x35\n\x05Story\x12\x16.shoal.v1.StoryRequest\x1a\x14.shoal.v1.StoryReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,17 +38,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMBER']._serialized_start=191
   _globals['_MEMBER']._serialized_end=291
   _globals['_FRONTENDINFO']._serialized_start=293
-  _globals['_FRONTENDINFO']._serialized_end=392
-  _globals['_STATUSREQUEST']._serialized_start=394
-  _globals['_STATUSREQUEST']._serialized_end=409
-  _globals['_STATUSREPLY']._serialized_start=411
-  _globals['_STATUSREPLY']._serialized_end=529
-  _globals['_INSTANCESTATUS']._serialized_start=532
-  _globals['_INSTANCESTATUS']._serialized_end=760
-  _globals['_REVIVEREQUEST']._serialized_start=762
-  _globals['_REVIVEREQUEST']._serialized_end=789
-  _globals['_REVIVEREPLY']._serialized_start=791
-  _globals['_REVIVEREPLY']._serialized_end=817
-  _globals['_CONTROLLER']._serialized_start=820
-  _globals['_CONTROLLER']._serialized_end=1005
+  _globals['_FRONTENDINFO']._serialized_end=407
+  _globals['_STATUSREQUEST']._serialized_start=409
+  _globals['_STATUSREQUEST']._serialized_end=424
+  _globals['_STATUSREPLY']._serialized_start=427
+  _globals['_STATUSREPLY']._serialized_end=595
+  _globals['_INSTANCESTATUS']._serialized_start=598
+  _globals['_INSTANCESTATUS']._serialized_end=844
+  _globals['_REVIVEREQUEST']._serialized_start=846
+  _globals['_REVIVEREQUEST']._serialized_end=873
+  _globals['_REVIVEREPLY']._serialized_start=875
+  _globals['_REVIVEREPLY']._serialized_end=901
+  _globals['_MIGRATEREQUEST']._serialized_start=903
+  _globals['_MIGRATEREQUEST']._serialized_end=955
+  _globals['_MOVEREPORT']._serialized_start=958
+  _globals['_MOVEREPORT']._serialized_end=1172
+  _globals['_SCALEREQUEST']._serialized_start=1174
+  _globals['_SCALEREQUEST']._serialized_end=1207
+  _globals['_DRAINREQUEST']._serialized_start=1209
+  _globals['_DRAINREQUEST']._serialized_end=1235
+  _globals['_RESTARTREQUEST']._serialized_start=1237
+  _globals['_RESTARTREQUEST']._serialized_end=1253
+  _globals['_ACTREPLY']._serialized_start=1255
+  _globals['_ACTREPLY']._serialized_end=1280
+  _globals['_STORYREQUEST']._serialized_start=1282
+  _globals['_STORYREQUEST']._serialized_end=1316
+  _globals['_MOVESREPLY']._serialized_start=1318
+  _globals['_MOVESREPLY']._serialized_end=1367
+  _globals['_STORYREPLY']._serialized_start=1369
+  _globals['_STORYREPLY']._serialized_end=1423
+  _globals['_REQUESTSTORY']._serialized_start=1425
+  _globals['_REQUESTSTORY']._serialized_end=1490
+  _globals['_STAY']._serialized_start=1493
+  _globals['_STAY']._serialized_end=1669
+  _globals['_REASON']._serialized_start=1671
+  _globals['_REASON']._serialized_end=1743
+  _globals['_CONTROLLER']._serialized_start=1746
+  _globals['_CONTROLLER']._serialized_end=2208
+  _globals['_FRONTEND']._serialized_start=2210
+  _globals['_FRONTEND']._serialized_end=2275
 # @@protoc_insertion_point(module_scope)

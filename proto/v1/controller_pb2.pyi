@@ -39,37 +39,43 @@ class Member(_message.Message):
     def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., role: _Optional[str] = ..., pid: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class FrontendInfo(_message.Message):
-    __slots__ = ("id", "http", "grpc", "metrics", "pid", "state")
+    __slots__ = ("id", "http", "grpc", "metrics", "pid", "state", "inner")
     ID_FIELD_NUMBER: _ClassVar[int]
     HTTP_FIELD_NUMBER: _ClassVar[int]
     GRPC_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    INNER_FIELD_NUMBER: _ClassVar[int]
     id: str
     http: str
     grpc: str
     metrics: str
     pid: int
     state: str
-    def __init__(self, id: _Optional[str] = ..., http: _Optional[str] = ..., grpc: _Optional[str] = ..., metrics: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+    inner: str
+    def __init__(self, id: _Optional[str] = ..., http: _Optional[str] = ..., grpc: _Optional[str] = ..., metrics: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., inner: _Optional[str] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("instances", "frontends", "metrics")
+    __slots__ = ("instances", "frontends", "moves", "act", "metrics")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     FRONTENDS_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    ACT_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
     frontends: _containers.RepeatedCompositeFieldContainer[FrontendInfo]
+    moves: _containers.RepeatedCompositeFieldContainer[MoveReport]
+    act: str
     metrics: str
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., frontends: _Optional[_Iterable[_Union[FrontendInfo, _Mapping]]] = ..., metrics: _Optional[str] = ...) -> None: ...
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., frontends: _Optional[_Iterable[_Union[FrontendInfo, _Mapping]]] = ..., moves: _Optional[_Iterable[_Union[MoveReport, _Mapping]]] = ..., act: _Optional[str] = ..., metrics: _Optional[str] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("id", "role", "state", "pid", "running", "waiting", "free_blocks", "total_blocks", "step_ms", "note", "deaths", "address", "metrics")
+    __slots__ = ("id", "role", "state", "pid", "running", "waiting", "free_blocks", "total_blocks", "step_ms", "note", "deaths", "address", "metrics", "freeness")
     ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +89,7 @@ class InstanceStatus(_message.Message):
     DEATHS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    FREENESS_FIELD_NUMBER: _ClassVar[int]
     id: str
     role: str
     state: str
@@ -96,7 +103,8 @@ class InstanceStatus(_message.Message):
     deaths: int
     address: str
     metrics: str
-    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., note: _Optional[str] = ..., deaths: _Optional[int] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ...) -> None: ...
+    freeness: float
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., note: _Optional[str] = ..., deaths: _Optional[int] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ..., freeness: _Optional[float] = ...) -> None: ...
 
 class ReviveRequest(_message.Message):
     __slots__ = ("id",)
@@ -109,3 +117,121 @@ class ReviveReply(_message.Message):
     IDS_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MigrateRequest(_message.Message):
+    __slots__ = ("request_id", "target")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    target: str
+    def __init__(self, request_id: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
+
+class MoveReport(_message.Message):
+    __slots__ = ("request_id", "source", "target", "reason", "outcome", "detail", "sent_bytes", "stages", "copy_s", "parked_s", "tokens", "age_s")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    COPY_S_FIELD_NUMBER: _ClassVar[int]
+    PARKED_S_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    source: str
+    target: str
+    reason: str
+    outcome: str
+    detail: str
+    sent_bytes: int
+    stages: int
+    copy_s: float
+    parked_s: float
+    tokens: int
+    age_s: float
+    def __init__(self, request_id: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ..., copy_s: _Optional[float] = ..., parked_s: _Optional[float] = ..., tokens: _Optional[int] = ..., age_s: _Optional[float] = ...) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("instances",)
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    instances: int
+    def __init__(self, instances: _Optional[int] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class RestartRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ActReply(_message.Message):
+    __slots__ = ("words",)
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    words: str
+    def __init__(self, words: _Optional[str] = ...) -> None: ...
+
+class StoryRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class MovesReply(_message.Message):
+    __slots__ = ("moves",)
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    moves: _containers.RepeatedCompositeFieldContainer[MoveReport]
+    def __init__(self, moves: _Optional[_Iterable[_Union[MoveReport, _Mapping]]] = ...) -> None: ...
+
+class StoryReply(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[RequestStory]
+    def __init__(self, requests: _Optional[_Iterable[_Union[RequestStory, _Mapping]]] = ...) -> None: ...
+
+class RequestStory(_message.Message):
+    __slots__ = ("request_id", "stays")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STAYS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    stays: _containers.RepeatedCompositeFieldContainer[Stay]
+    def __init__(self, request_id: _Optional[str] = ..., stays: _Optional[_Iterable[_Union[Stay, _Mapping]]] = ...) -> None: ...
+
+class Stay(_message.Message):
+    __slots__ = ("instance", "epoch", "why", "cached_tokens", "terms", "age_s", "pause_s", "sent_bytes", "stages")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_S_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    epoch: int
+    why: str
+    cached_tokens: int
+    terms: _containers.RepeatedCompositeFieldContainer[Reason]
+    age_s: float
+    pause_s: float
+    sent_bytes: int
+    stages: int
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., why: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., terms: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., age_s: _Optional[float] = ..., pause_s: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ...) -> None: ...
+
+class Reason(_message.Message):
+    __slots__ = ("candidate", "scorer", "raw", "weight")
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    SCORER_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    candidate: str
+    scorer: str
+    raw: float
+    weight: float
+    def __init__(self, candidate: _Optional[str] = ..., scorer: _Optional[str] = ..., raw: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...

@@ -49,6 +49,31 @@ class ControllerStub:
                 request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveRequest.SerializeToString,
                 response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveReply.FromString,
                 _registered_method=True)
+        self.Migrate = channel.unary_unary(
+                '/shoal.v1.Controller/Migrate',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.MigrateRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.MoveReport.FromString,
+                _registered_method=True)
+        self.Scale = channel.unary_unary(
+                '/shoal.v1.Controller/Scale',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ScaleRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/shoal.v1.Controller/Drain',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.DrainRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
+                _registered_method=True)
+        self.Restart = channel.unary_unary(
+                '/shoal.v1.Controller/Restart',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RestartRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
+                _registered_method=True)
+        self.Moves = channel.unary_unary(
+                '/shoal.v1.Controller/Moves',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.MovesReply.FromString,
+                _registered_method=True)
 
 
 class ControllerServicer:
@@ -74,6 +99,40 @@ class ControllerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Migrate(self, request, context):
+        """Moves one request now. Answered when the move has ended, however.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scale(self, request, context):
+        """How many instances there shall be, which one shall leave, or all replaced one after the other. Answered at once; Status
+        shows how it goes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restart(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Moves(self, request, context):
+        """Moves that it remembers of requests whose id holds this text, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControllerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +150,31 @@ def add_ControllerServicer_to_server(servicer, server):
                     servicer.Revive,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveRequest.FromString,
                     response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveReply.SerializeToString,
+            ),
+            'Migrate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Migrate,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.MigrateRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.MoveReport.SerializeToString,
+            ),
+            'Scale': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scale,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ScaleRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.DrainRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.SerializeToString,
+            ),
+            'Restart': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restart,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RestartRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.SerializeToString,
+            ),
+            'Moves': grpc.unary_unary_rpc_method_handler(
+                    servicer.Moves,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.MovesReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +258,217 @@ class Controller:
             '/shoal.v1.Controller/Revive',
             shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveRequest.SerializeToString,
             shoal_dot_proto_dot_v1_dot_controller__pb2.ReviveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Migrate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Controller/Migrate',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.MigrateRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.MoveReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Controller/Scale',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.ScaleRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Controller/Drain',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.DrainRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restart(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Controller/Restart',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.RestartRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Moves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Controller/Moves',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.MovesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class FrontendStub:
+    """Each frontend, at FrontendInfo.inner.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Story = channel.unary_unary(
+                '/shoal.v1.Frontend/Story',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryReply.FromString,
+                _registered_method=True)
+
+
+class FrontendServicer:
+    """Each frontend, at FrontendInfo.inner.
+    """
+
+    def Story(self, request, context):
+        """What it remembers of requests whose id holds this text: where they were placed, and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_FrontendServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Story': grpc.unary_unary_rpc_method_handler(
+                    servicer.Story,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'shoal.v1.Frontend', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('shoal.v1.Frontend', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Frontend:
+    """Each frontend, at FrontendInfo.inner.
+    """
+
+    @staticmethod
+    def Story(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Frontend/Story',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.StoryReply.FromString,
             options,
             channel_credentials,
             insecure,

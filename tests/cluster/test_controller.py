@@ -195,20 +195,20 @@ async def test_a_dead_instance_is_buried_and_replaced(make: Make, launcher: Fake
 
 async def test_a_spare_replaces_a_dead_instance_and_is_replaced_itself(make: Make, launcher: FakeLauncher):
     controller = await make(spares=1)
-    await until(lambda: all_ready(controller) and controller.spares.count == 1)
+    await until(lambda: all_ready(controller) and controller.lives.spares.count == 1)
     spare = launcher.processes[-1]
     assert (spare.name, spare.niceness) == ("spare-1", 19)
     await until(lambda: spare.warmed == 1)
     await launcher.of("i1").crash()
     await until(lambda: spare.who == ("i1", 2) and all_ready(controller))
     assert spare.niceness == 0
-    await until(lambda: controller.spares.count == 1)
+    await until(lambda: controller.lives.spares.count == 1)
 
 
 async def test_a_spare_that_cannot_warm_up_harms_nobody(make: Make, launcher: FakeLauncher):
     launcher.warm_error = True
     controller = await make(spares=1)
-    await until(lambda: any(p.warmed for p in launcher.processes) and controller.spares.count == 0)
+    await until(lambda: any(p.warmed for p in launcher.processes) and controller.lives.spares.count == 0)
     assert all_ready(controller) and len(launcher.living) == 2
 
 
@@ -267,9 +267,7 @@ async def test_a_new_controller_finds_the_living_and_ends_the_rest(make: Make, l
     first = await make()
     await until(lambda: all_ready(first))
     stray = await launcher.launch("spare-1")
-    for task in list(first._tasks):  # the controller's process dies: nobody says good-bye
-        task.cancel()
-    await asyncio.gather(*first._tasks, return_exceptions=True)
+    await first.lives.abandon()  # the controller's process dies: nobody says good-bye
     await launcher.of("i1").crash()
     second = await make()
     await until(lambda: all_ready(second))
@@ -296,14 +294,15 @@ async def test_serving_goes_on_while_the_registry_is_away(make: Make, launcher: 
 
 async def test_what_is_wanted_outlives_the_controller_but_not_the_run(make: Make):
     registry = MemoryRegistry()
-    await write(registry, "desired", Desired("run", 3, {"i0": 7}))
+    await write(registry, "desired", Desired("run", ("i0", "i1", "i2"), {"i0": 7}))
     controller = await make(registry=registry)
     assert len(controller.slots) == 3
     await until(lambda: all_ready(controller))
     assert controller.slots["i0"].incarnation == 8
     kept = await read(registry, "desired", Desired)
-    assert kept == Desired("run", 3, {"i0": 8, "i1": 1, "i2": 1})
-    await write(registry, "desired", Desired("an earlier run", 5, {"i1": 4}))
+    assert kept == Desired("run", ("i0", "i1", "i2"), {"i0": 8, "i1": 1, "i2": 1})
+    await controller.close()
+    await write(registry, "desired", Desired("an earlier run", ("i0", "i1", "i5"), {"i1": 4}))
     controller = await make(registry=registry, instances=2)
     assert list(controller.slots) == ["i0", "i1"]
 

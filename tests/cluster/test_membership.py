@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.cluster import membership as m
+from shoal.cluster.member_states import move
 from shoal.cluster.membership import InstanceState as S
 
 RULES = m.Rules()
@@ -194,7 +195,7 @@ def test_watchers_hear_of_each_visible_change_and_of_nothing_else():
 def test_a_move_that_the_table_forbids_is_an_error_that_tells_the_story():
     slot = Story().ready().slot
     with pytest.raises(m.IllegalMove, match="ready may not become starting; its story: starting > ready"):
-        m._move(slot, S.STARTING, 0.0, "")
+        move(slot, S.STARTING, 0.0, "")
 
 
 _numbers = st.integers(0, 4)
@@ -202,6 +203,7 @@ _events = st.one_of(
     st.just(m.Tick()),
     st.just(m.Begin()),
     st.just(m.Leave()),
+    st.just(m.Drain()),
     st.builds(m.Found, _numbers, st.just("a:1"), st.just(5)),
     st.builds(m.Started, _numbers, st.just("a:1"), st.just(5)),
     st.builds(m.StartFailed, _numbers, st.just("bad")),
@@ -236,3 +238,34 @@ def test_whatever_happens_one_incarnation_at_a_time_has_a_process(history):
         assert (m._visible(slot) != m._visible(before)) == (m.Publish() in commands)
         assert slot.state in m.WITH_PROCESS or not slot.address
         assert len(slot.deaths_s) <= RULES.quarantine_deaths and len(slot.story) <= 16
+
+
+def test_a_draining_instance_serves_until_it_is_empty_and_only_then_stops():
+    s = Story().ready()
+    assert s.feed(m.Drain()) == ()
+    assert s.slot.state is S.DRAINING and s.slot.address
+    assert s.feed(m.Emptied(1)) == (m.StopInstance(1),)
+    assert s.feed(m.Emptied(1)) == () == s.feed(m.Drain())
+    s.feed(m.Died(1, "stopped"))
+    assert s.slot.state is S.STOPPED
+
+
+def test_a_drain_that_does_not_end_in_time_stops_the_instance_all_the_same():
+    s = Story().ready()
+    s.feed(m.Drain())
+    assert s.feed(m.Tick(), after_s=59.0) == () == s.feed(m.Drain())
+    assert s.feed(m.Tick(), after_s=2.0) == (m.StopInstance(1),)
+    assert "not empty" in s.slot.note
+
+
+def test_an_instance_that_dies_while_it_drains_is_not_started_again():
+    s = Story().ready()
+    s.feed(m.Drain())
+    s.feed(m.Died(1, "gone"))
+    assert (s.slot.state, s.slot.deaths) == (S.STOPPED, 0)
+
+
+def test_what_holds_no_requests_need_not_drain():
+    s = Story()
+    s.feed(m.Begin())
+    assert s.feed(m.Drain()) == (m.StopInstance(1),)

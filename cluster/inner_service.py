@@ -1,0 +1,63 @@
+"""What a frontend answers to our own people: the story of a request. A listener of its own, for frontends share the
+public ports and this one must be asked by name.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+
+from shoal.cluster.stories import Stay, Stories
+from shoal.instance.auth import has_token
+from shoal.proto.v1 import controller_pb2 as pb
+from shoal.proto.v1 import controller_pb2_grpc as rpc
+from shoal.router.explain import explain
+
+MAX_STORIES = 16
+
+
+class InnerServer(rpc.FrontendServicer):
+    """Owns its listener from `start` to `stop`."""
+
+    def __init__(self, stories: Stories, token: str) -> None:
+        self._stories, self._token = stories, token
+        self._server: Any = grpc.aio.server()
+        self.address = ""
+
+    @staticmethod
+    async def start(stories: Stories, host: str, token: str) -> InnerServer:
+        one = InnerServer(stories, token)
+        rpc.add_FrontendServicer_to_server(one, one._server)
+        one.address = f"{host}:{one._server.add_insecure_port(f'{host}:0')}"
+        await one._server.start()
+        return one
+
+    async def Story(self, request: pb.StoryRequest, context: Any) -> pb.StoryReply:
+        if not has_token(context.invocation_metadata(), self._token):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this cluster's token is missing or wrong")
+        now_s = time.monotonic()
+        found = list(self._stories.find(request.request_id).items())[-MAX_STORIES:]
+        stories = [
+            pb.RequestStory(request_id=request_id, stays=[_stay(one, now_s) for one in stays])
+            for request_id, stays in found
+        ]
+        return pb.StoryReply(requests=stories)
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
+
+
+def _stay(stay: Stay, now_s: float) -> pb.Stay:
+    said = pb.Stay(instance=stay.instance, epoch=stay.epoch, why=stay.why, age_s=now_s - stay.began_s)
+    if stay.placement is not None:
+        said.cached_tokens = stay.placement.cached_tokens
+        for row in explain(stay.placement):
+            said.terms.add(candidate=row.candidate, scorer=row.scorer, raw=row.raw, weight=row.weight)
+    if stay.move is not None:
+        said.pause_s, said.sent_bytes, said.stages = stay.move.pause_s or 0.0, stay.move.sent_bytes, stay.move.stages
+    return said
+
+
+__all__ = ["InnerServer"]
