@@ -25,6 +25,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/head.py",
         "cluster/launcher_ray.py",
         "cluster/nodes.py",
+        "cluster/pre_stop.py",
         "cluster/serve_application.py",
     ),
     "vllm": (

@@ -155,11 +155,12 @@ def test_labels_of_ray_pods_leave_kuberays_own_alone_and_do_not_change_with_the_
         assert not [name for name in labels if name.startswith("ray.io/")]
 
 
-def test_a_frontend_has_time_for_its_streams(objects: list[dict[str, Any]]) -> None:
-    spec = pod_templates(objects)["frontend"]["spec"]
-    command = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    assert command[:4] == ["python", "-m", "shoal.cluster.pre_stop", "frontend"]
-    assert spec["terminationGracePeriodSeconds"] > int(command[4])
+def test_a_pod_has_time_to_leave(objects: list[dict[str, Any]]) -> None:
+    for component in ("frontend", "engine"):
+        spec = pod_templates(objects)[component]["spec"]
+        command = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert command[:4] == ["python", "-m", "shoal.cluster.pre_stop", component]
+        assert spec["terminationGracePeriodSeconds"] > int(command[4]) + 10
 
 
 def test_pods_inherit_what_processes_inherit_on_one_machine(objects: list[dict[str, Any]]) -> None:
