@@ -1,6 +1,6 @@
 """Does what KubeRay does with a RayService, in namespaces of its own: starts Ray as a pod would, hands Serve its
 configuration, asks for completions, and prints what it saw as JSON. Where the plan has no "serve", it only builds the
-application, which needs no vLLM.
+application, which needs no vLLM, on two nodes, and then ends one of them as Kubernetes does.
 
 `unshare --net --pid --fork --kill-child --mount-proc python ray_of_a_pod.py PLAN.json`; nothing outlives it.
 """
@@ -64,10 +64,35 @@ print(build(json.loads(sys.argv[1]))._bound_deployment.name)
 
 
 def build(plan: dict[str, Any]) -> dict[str, Any]:
-    wait_for(AGENT)
     command = [sys.executable, "-c", BUILD, json.dumps(plan["args"])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
     return {"built": done.stdout.strip(), "words": done.stderr}
+
+
+def add_node(plan: dict[str, Any], address: str, number: int) -> None:
+    """One more pod for one instance. Its ports are apart from the others', which share this machine."""
+    ports = [f"--dashboard-agent-listen-port={52365 + number}", f"--min-worker-port={20000 + 1000 * number}"]
+    ports += [f"--max-worker-port={20999 + 1000 * number}", f"--node-ip-address={address}"]
+    start_ray(plan, ["--address=127.0.0.1:6379", "--block", '--resources={"shoal_instance": 1}', *ports])
+
+
+def end_node(address: str) -> dict[str, Any]:
+    """The pod's preStop, and where the instances were before and after."""
+    before = addresses()
+    command = [sys.executable, "-m", "shoal.cluster.pre_stop", "engine", "60"]
+    environment = {**os.environ, "SHOAL_NODE_ADDRESS": address}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT_S)
+    return {"before": before, "after": addresses(), "rc": done.returncode, "leave": done.stderr[-2000:]}
+
+
+def addresses() -> dict[str, str]:
+    return {one["id"]: f"{one['state']} {one['metrics']}" for one in json.loads(status())["instances"]}
+
+
+def await_ready(count: int) -> None:
+    end_s = time.monotonic() + WAIT_S
+    while [one.split()[0] for one in addresses().values()] != ["ready"] * count and time.monotonic() < end_s:
+        time.sleep(0.5)
 
 
 def status() -> str:
@@ -79,10 +104,21 @@ def main(path: str) -> None:
     plan = json.loads(Path(path).read_text())
     os.environ.update(plan["environment"])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    with open(plan["log"], "wb") as log:
-        subprocess.Popen([f"{sys.prefix}/bin/ray", "start", *plan["ray_start"]], stdout=log, stderr=log)
-        seen = serve(plan, os.environ["RAY_AUTH_TOKEN"]) if "serve" in plan else build(plan)
-        print(json.dumps(seen | {"status": status()}))
+    start_ray(plan, plan["ray_start"])
+    if "serve" in plan:
+        seen = serve(plan, os.environ["RAY_AUTH_TOKEN"])
+    else:
+        wait_for(AGENT)
+        add_node(plan, "127.0.0.2", 1)
+        seen = build(plan) | end_node("127.0.0.2")
+        add_node(plan, "127.0.0.3", 2)
+        await_ready(2)
+    print(json.dumps(seen | {"status": status()}))
+
+
+def start_ray(plan: dict[str, Any], flags: list[str]) -> None:
+    with open(plan["log"], "ab") as log:
+        subprocess.Popen([f"{sys.prefix}/bin/ray", "start", *flags], stdout=log, stderr=log)
 
 
 if __name__ == "__main__":

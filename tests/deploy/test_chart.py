@@ -45,6 +45,7 @@ VALUE_SETS: dict[str, list[Path | dict[str, Any]]] = {
     "defaults": [],
     "everything": [EVERYTHING],
     "bare": [{"networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}}],
+    "scaling": [{"cluster": {"scaling": {"enabled": True, "min_instances": 2, "max_instances": 6}}}],
     **{path.stem: [path] for path in EXAMPLES},
 }
 
@@ -78,7 +79,8 @@ def test_a_wrong_object_is_noticed(everything: list[dict[str, Any]]) -> None:
 def test_every_pod_is_locked_down(objects: list[dict[str, Any]]) -> None:
     for component, template in pod_templates(objects).items():
         spec = template["spec"]
-        assert spec["automountServiceAccountToken"] is False
+        scales = component == "head" and "enableInTreeAutoscaling" in json.dumps(objects)
+        assert spec["automountServiceAccountToken"] is scales  # Ray's autoscaler asks for pods
         assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
         pod = spec["securityContext"]
         assert pod["runAsNonRoot"] is True and pod["runAsUser"] >= 10000
@@ -153,6 +155,17 @@ def test_labels_of_ray_pods_leave_kuberays_own_alone_and_do_not_change_with_the_
         labels = template["metadata"]["labels"].keys()
         assert not labels & {"app.kubernetes.io/name", "helm.sh/chart", "app.kubernetes.io/version"}
         assert not [name for name in labels if name.startswith("ray.io/")]
+
+
+def test_the_controllers_scaling_is_the_pods(tmp_path: Path) -> None:
+    values = {"cluster": {"instances": 4, "scaling": {"enabled": True, "min_instances": 2, "max_instances": 7}}}
+    objects = render(tmp_path, values, {"servingEngineSpec": {"instancesPerPod": 2}})
+    cluster = one_of(objects, "RayService")["spec"]["rayClusterConfig"]
+    frontends, engines = cluster["workerGroupSpecs"]
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert (engines["minReplicas"], engines["replicas"], engines["maxReplicas"]) == (1, 2, 4)
+    assert frontends["minReplicas"] == frontends["maxReplicas"] == 1
+    assert cluster["autoscalerOptions"]["securityContext"]["readOnlyRootFilesystem"] is True
 
 
 def test_a_pod_has_time_to_leave(objects: list[dict[str, Any]]) -> None:

@@ -30,6 +30,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- div (add (int .Values.cluster.instances) (sub $per 1)) $per -}}
 {{- end -}}
 
+{{- /* "true" where the controller scales by itself: then Ray's autoscaler adds and removes the pods that it asks for. */ -}}
+{{- define "shoal.scales" -}}
+{{- if (.Values.cluster.scaling | default dict).enabled -}}true{{- end -}}
+{{- end -}}
+
 {{- /* The configuration file: the user's tree, and what the chart owns. */ -}}
 {{- define "shoal.config" -}}
 {{- $owned := dict "host" "node" "frontend" "haproxy" "http_port" 8000 "grpc_port" 50051 "metrics_port" 9400 "spares" 0 -}}
@@ -102,7 +107,7 @@ metadata:
     shoal/config: {{ include "shoal.config" $root | sha256sum }}
 spec:
   serviceAccountName: {{ include "shoal.name" $root }}
-  automountServiceAccountToken: false
+  automountServiceAccountToken: {{ and (eq .component "head") (eq (include "shoal.scales" $root) "true") }}
   enableServiceLinks: false
   hostNetwork: false
   hostPID: false
