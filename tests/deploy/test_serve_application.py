@@ -9,46 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from shoal.cluster.config_files import ConfigFiles, read_config
-from shoal.cluster.serve_application import started
-from shoal.proto.errors import StartFailed
-from shoal.proto.v1 import controller_pb2 as pb
 from tests.deploy.render import one_of, pod_templates, render
 from tests.tools.servers import need_program
 
 SCRIPT = Path(__file__).with_name("ray_of_a_pod.py")
-
-
-def status(*states: str) -> pb.StatusReply:
-    return pb.StatusReply(instances=[pb.InstanceStatus(id=f"i{n}", state=state) for n, state in enumerate(states)])
-
-
-def test_a_cluster_has_started_when_somebody_answers_and_nobody_is_on_the_way() -> None:
-    assert not started(status("starting", "ready"))
-    assert not started(status("starting", "dead"))
-    assert started(status("ready", "ready"))
-    assert started(status("ready", "quarantined"))
-    with pytest.raises(StartFailed, match="i0: quarantined"):
-        started(status("quarantined", "quarantined"))
-
-
-def test_secrets_come_from_files_and_win_over_the_configuration(tmp_path: Path) -> None:
-    (tmp_path / "shoal.yaml").write_text("{host: node, secret: from-the-file, instances: 3}")
-    folder = tmp_path / "secrets"
-    folder.mkdir()
-    (folder / "secret").write_text("12345678\n")
-    (folder / "keys.yaml").write_text("{key-of-ada: ada}")
-    (folder / "redis-password").write_text("not a key of ours")
-    (folder / "..data").mkdir()
-    config = read_config(ConfigFiles(config=tmp_path / "shoal.yaml", secrets=folder))
-    assert config.secret.get_secret_value() == "12345678"
-    assert (config.keys, config.instances) == ({"key-of-ada": "ada"}, 3)
-
-
-def test_a_host_that_others_could_not_reach_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "shoal.yaml").write_text("{instances: 3}")
-    with pytest.raises(StartFailed, match="host: must be 'node'"):
-        read_config(ConfigFiles(config=tmp_path / "shoal.yaml"))
 
 
 VALUES = {
