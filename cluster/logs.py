@@ -43,6 +43,8 @@ def set_up_logs(form: str, level: int) -> None:
 
 def log_end(ticket: Ticket, context: RequestContext, outcome: Outcome, now_s: float) -> None:
     """The client knows the request by `context.request_id`, the engines by `ticket.request_id`."""
+    if not requests.isEnabledFor(logging.INFO):
+        return
     fields = {
         "request_id": context.request_id,
         "engine_request_id": ticket.request_id,
