@@ -13,6 +13,9 @@ from typing import Any
 
 from shoal.instance.request_checks import RequestLimits
 from shoal.instance.seam import BlockChange, EngineInfo, EngineLoad, Prepared, Refused, StepResult, Submission
+from shoal.instance.vllm_mover import VllmMover
+from shoal.instance.vllm_ranks import block_copier
+from shoal.instance.vllm_scheduler import scheduler_path
 from shoal.instance.vllm_seam import (
     INLINE_BYTES,
     VLLM_VERSION,
@@ -70,6 +73,7 @@ class VllmEngine:
         args.kv_events_config = KVEventsConfig(enable_kv_cache_events=True, publisher="null")
         args.worker_extension_cls = "shoal.instance.vllm_worker.WorkerExtension"
         config = args.create_engine_config()
+        config.scheduler_config.scheduler_cls = scheduler_path(config.scheduler_config.async_scheduling)
         self.core = EngineCore(config, Executor.get_class(config), log_stats=True)
         self.core.collective_rpc("shoal_install_rows")
         self.scheduler = self.core.scheduler
@@ -89,7 +93,7 @@ class VllmEngine:
             hash_seed=get_none_hash_seed().encode().hex(),
         )
         self.loras: dict[int, str] = {}
-        self.mover = None
+        self.mover = VllmMover(self.core, block_copier(self.core))
         model, speculative = config.model_config, config.speculative_config
         self.limits = RequestLimits(
             vocabulary=model.get_vocab_size(),
@@ -187,7 +191,9 @@ class VllmEngine:
         scheduler = self.scheduler
         waiting = [*scheduler.waiting, *scheduler.kv_holding_waiting]
         running = scheduler.running
-        self.uncached = {r.request_id: self.uncached.get(r.request_id, r.num_tokens) for r in waiting}
+        self.uncached = {
+            r.request_id: self.uncached.get(r.request_id, r.num_tokens - r.num_computed_tokens) for r in waiting
+        }
         return EngineLoad(
             running=len(running),
             waiting=len(waiting),
@@ -264,6 +270,7 @@ class VllmEngine:
             self.step()
 
     def shutdown(self) -> None:
+        self.mover.copier.close()
         self.core.shutdown()
 
 

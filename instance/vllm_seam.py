@@ -13,9 +13,14 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingType, StructuredOutputsParams
 from vllm.v1.core.kv_cache_utils import get_none_hash_seed
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor.abstract import Executor
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from vllm.v1.worker.gpu_input_batch import CachedRequestState
@@ -43,6 +48,7 @@ __all__ = [
     "VLLM_VERSION",
     "AllBlocksCleared",
     "AsyncEngineArgs",
+    "AsyncScheduler",
     "BlockRemoved",
     "BlockStored",
     "CachedRequestState",
@@ -50,14 +56,18 @@ __all__ = [
     "EngineCoreOutputs",
     "EngineCoreRequest",
     "Executor",
+    "FullAttentionSpec",
     "KVEventsConfig",
     "LoRARequest",
     "MsgpackDecoder",
     "MsgpackEncoder",
+    "PauseState",
     "Request",
     "RequestStatus",
     "SamplingParams",
     "SamplingType",
+    "Scheduler",
+    "SchedulerOutput",
     "StructuredOutputsParams",
     "current_platform",
     "get_none_hash_seed",

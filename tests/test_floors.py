@@ -36,6 +36,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     ),
     "torch": (
         "instance/tiny_model.py",
+        "instance/vllm_blocks.py",
         "instance/vllm_worker.py",
     ),
     "transformers": ("instance/tiny_model.py",),

@@ -217,7 +217,10 @@ class Arrival:
             return False
         hit("arrival.adopt")
         held = self._held(watcher, frontend, epoch)
-        return self.home.run_here(held, lambda: self._adopt_now(held.engine_id))
+        if self.home.run_here(held, lambda: self._adopt_now(held.engine_id)):
+            return True
+        self._end()
+        return False
 
     def _held(self, watcher: int, frontend: str, epoch: int) -> Held:
         submit = pb.Submit()
@@ -229,10 +232,14 @@ class Arrival:
         return held
 
     def _adopt_now(self, engine_id: str) -> None:
-        lease, self.lease = self.lease, None
-        if lease is None:
+        if self.lease is None:
             raise NoRoom("the lease is over")
-        self.mover.adopt(lease, engine_id)
+        try:
+            self.mover.adopt(self.lease, engine_id)
+        except Exception:
+            self._drop_now()
+            raise
+        self.lease = None
 
 
 __all__ = ["Arrival", "Room"]

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from shoal.cluster.journal import Outcome
 from shoal.instance.fake_mover import FakeMover
 from shoal.instance.fake_tokens import reply
 from shoal.instance.migration.words import Ending, Patience
@@ -40,10 +39,9 @@ async def running(cluster, *, tokens=TOKENS, **route):
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"shoal_move_{os.getpid()}_")]
 
 
-def move(frontend, source, target, **words):
-    frontend.ask(
-        source, move=pb.Move(move_id="m", request_id="r", frontend="f0", target=target, reason="person", **words)
-    )
+def move(frontend, source, target, request_id="r"):
+    words = pb.Move(move_id="m", request_id=request_id, frontend="f0", target=target, reason="person")
+    frontend.ask(source, move=words)
 
 
 async def moved(frontend):
@@ -139,26 +137,27 @@ async def test_a_damaged_block_ends_the_move_and_the_request_goes_on(monkeypatch
             assert frontend.replies["r"].context.instance == source
 
 
-async def test_the_source_goes_on_when_the_owner_is_silent_and_a_late_answer_changes_nothing():
+async def test_the_source_goes_on_when_its_owner_is_silent_and_a_late_yes_frees_it():
     async with MiniCluster(2) as cluster:
-        async with running(cluster, tokens=600) as (frontend, run, source, target):
-            on_frame, held = frontend.dispatcher.on_frame, []
+        async with running(cluster, tokens=900) as (frontend, run, source, target):
+            on_frame, late = frontend.dispatcher.on_frame, []
+            link, server = frontend.dispatcher.links[source], cluster.instances[source].server
 
-            def deaf(link, frame):
-                if frame.WhichOneof("frame") == "handover":
-                    held.append((link, frame))
-                else:
-                    on_frame(link, frame)
+            def slow(link, frame):
+                """From the Handover on, everything waits, in order."""
+                late.append(frame) if late or frame.WhichOneof("frame") == "handover" else on_frame(link, frame)
 
-            for link in frontend.dispatcher.links.values():
-                link.on_frame = deaf
+            link.on_frame = slow
             move(frontend, source, target)
-            await eventually(lambda: bool(held))
-            await eventually(lambda: cluster.instances[source].server.desk.counts.ended.total() == 1)
-            assert ("person", "owner_silent") in cluster.instances[source].server.desk.counts.ended
-            assert_whole(await run, 600)
-            on_frame(*held[0])  # too late: the request is over, nothing happens
-            assert frontend.outcomes() == {Outcome.LENGTH: 1}
+            await eventually(lambda: server.desk.counts.ended[("person", "owner_silent")] == 1)
+            assert "r@1" in server.holdings.by_engine_id
+            link.on_frame = on_frame
+            for frame in late:
+                on_frame(link, frame)
+            assert frontend.dispatcher.journal.tickets["r"].owner == target
+            await eventually(lambda: not server.holdings.by_engine_id and server.load.running == 0)
+            assert not frontend.replies["r"].done.is_set()
+            assert_whole(await run, 900)
 
 
 async def test_a_moved_request_that_is_resumable_is_adopted_at_the_target():
