@@ -1,7 +1,7 @@
 """Round robin, least work, and least work with live migration, at shares of the fleet's capacity.
 
 Lengths are heavy-tailed and arrivals come in bursts; KV memory is what is short, as with large models. Fake engines
-wait their modelled step time and speak the real protocol (--fleet fake:N, given as often as wanted); real ones serve the tiny
+wait their modelled step time and speak the real protocol (--fleet fake:N, as often as wanted); real ones serve the tiny
 model over HTTP (--fleet real:2). *Capacity* is the highest rate at which least work keeps 95 % of the requests within
 the SLO, found by bisection. Every policy gets the same requests at the same times.
 """
