@@ -72,7 +72,8 @@ def close_node(address: str, wait_s: float) -> None:
     import ray  # noqa: PLC0415 - heavy, and frontends' pods need none of it
 
     [node] = [one["NodeID"] for one in ray.nodes() if one["Alive"] and one["NodeManagerAddress"] == address]
-    command = ["ray", "drain-node", f"--node-id={node}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--node-id={node}"]
+    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message=the pod ends", f"--deadline-remaining-seconds={int(wait_s)}"]
     subprocess.run(command, check=True, timeout=30)
 

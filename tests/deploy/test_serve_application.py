@@ -76,7 +76,7 @@ def test_instances_go_where_there_are_slots_and_leave_a_pod_that_ends(tmp_path: 
     assert seen["built"] == "frontend", seen
     at = {who: where.split("//")[-1].split(":")[0] for who, where in seen["before"].items()}
     assert sorted(at.values()) == ["127.0.0.1", "127.0.0.2"], seen
-    assert seen["rc"] == 0, seen
+    assert seen["rc"] == 0, seen["leave"]
     [left] = [who for who, address in at.items() if address == "127.0.0.2"]
     assert left not in seen["after"] or seen["after"][left].startswith("starting"), seen
     instances = json.loads(seen["status"])["instances"]
