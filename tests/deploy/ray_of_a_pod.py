@@ -1,6 +1,6 @@
 """Does what KubeRay does with a RayService, in namespaces of its own: starts Ray as a pod would, hands Serve its
 configuration, asks for completions, and prints what it saw as JSON. Where the plan has no "serve", it only builds the
-application, which needs no vLLM, on two nodes, and then ends one of them as Kubernetes does.
+application, which needs no vLLM; with "leave" on two nodes, one of which it then ends as Kubernetes does.
 
 `unshare --net --pid --fork --kill-child --mount-proc python ray_of_a_pod.py PLAN.json`; nothing outlives it.
 """
@@ -107,6 +107,9 @@ def main(path: str) -> None:
     start_ray(plan, plan["ray_start"])
     if "serve" in plan:
         seen = serve(plan, os.environ["RAY_AUTH_TOKEN"])
+    elif "leave" not in plan:
+        wait_for(AGENT)
+        seen = build(plan)
     else:
         wait_for(AGENT)
         add_node(plan, "127.0.0.2", 1)

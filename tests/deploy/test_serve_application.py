@@ -68,11 +68,25 @@ def play(plan: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.ray
+def test_building_the_application_starts_controller_and_instances_where_there_are_slots(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    args = plan.pop("serve")["applications"][0]["args"]
+    seen = play({**plan, "args": args, "ray_start": [*plan["ray_start"], "--include-dashboard=false"]}, tmp_path)
+    assert seen["built"] == "frontend", seen
+    status = json.loads(seen["status"])
+    assert [one["state"] for one in status["instances"]] == ["ready", "ready"]
+    pages = [status["metrics"], *(one["metrics"] for one in status["instances"])]
+    assert {page.rsplit(":", 1)[1] for page in pages} == {"9400/metrics", "9401/metrics", "9402/metrics"}
+
+
+@pytest.mark.slow  # three nodes on one machine
+@pytest.mark.timeout(300)
+@pytest.mark.ray
 def test_instances_go_where_there_are_slots_and_leave_a_pod_that_ends(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     args = plan.pop("serve")["applications"][0]["args"]
     head = [flag.replace('"shoal_instance": 2', '"shoal_instance": 1') for flag in plan["ray_start"]]
-    seen = play({**plan, "args": args, "ray_start": [*head, "--include-dashboard=false"]}, tmp_path)
+    seen = play({**plan, "args": args, "leave": True, "ray_start": [*head, "--include-dashboard=false"]}, tmp_path)
     assert seen["built"] == "frontend", seen
     at = {who: where.split("//")[-1].split(":")[0] for who, where in seen["before"].items()}
     assert sorted(at.values()) == ["127.0.0.1", "127.0.0.2"], seen
