@@ -44,7 +44,7 @@ from shoal.router.view import Standing
 log = logging.getLogger(__name__)
 TICK_S = 0.05
 RETURNS_PER_TICK = 8
-GRACE_S = 0.02  # a node's instances die together: nobody may be sent to the next one to die, and be suspected
+GRACE_S = 0.05  # a node's instances die together: nobody may be sent to the next one to die, and be suspected
 RETRY_AFTER_S = 2.0
 
 

@@ -244,7 +244,8 @@ class Departure:
 
     async def _prepare(self, first: int) -> words.Event:
         await ahit("departure.prepare")
-        state, tail = await on_step_thread(self.home, lambda: self.grip.state(first))
+        assert self.grip.rest is not None, "only what is parked is prepared"
+        state, tail = self.grip.rest
         if list(state.output) != self.held.output:
             raise ValueError(f"the engine made {len(state.output)} tokens, {len(self.held.output)} were sent")
         payload, checksum = await self._read(tail, tuple(range(first, first + tail.blocks)))

@@ -16,6 +16,7 @@ class Grip:
         self.mover, self.engine_id = mover, engine_id
         self.pins: list[Pin] = []
         self.parked = False
+        self.rest: tuple[RequestState, Pin] | None = None
 
     def look(self, first: int) -> tuple[Sight, int]:
         """Its engine's sight of it, and how many sealed blocks from `first` on are pinned now, in place of the last."""
@@ -30,11 +31,18 @@ class Grip:
             self.mover.unpin(self.pins.pop())
 
     def park(self, first: int) -> tuple[Sight, int] | None:
-        """As `look`, of the parked request. None: its tokens are in flight, ask again."""
+        """As `look`, of the parked request. None: its tokens are in flight, ask again. All that a pause needs is taken
+        at once into `rest`, state and unsealed block: to ask again would cost a step of the others.
+        """
         if not self.parked and not self.mover.park(self.engine_id):
             return None
         self.parked = True
-        return self.look(first)
+        sight, sealed = self.look(first)
+        if sight.computed_tokens:
+            tail = self.mover.pin_tail(self.engine_id, first + sealed)
+            self.pins.insert(0, tail)
+            self.rest = self.mover.take_state(self.engine_id), tail
+        return sight, sealed
 
     def unpark(self) -> None:
         if self.parked:
@@ -44,12 +52,6 @@ class Grip:
     def release(self) -> None:
         self.parked = False
         self.mover.release(self.engine_id)
-
-    def state(self, first: int) -> tuple[RequestState, Pin]:
-        """Of the parked request, and its blocks from `first` on."""
-        state, tail = self.mover.take_state(self.engine_id), self.mover.pin_tail(self.engine_id, first)
-        self.pins.append(tail)
-        return state, tail
 
 
 __all__ = ["Grip"]

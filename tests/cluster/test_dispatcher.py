@@ -108,6 +108,17 @@ async def test_a_stream_goes_on_after_the_death_of_its_instance_at_token(at):
         await assert_clean(cluster, frontend)
 
 
+async def test_instances_that_die_together_make_no_request_suspect():
+    async with MiniCluster(3) as cluster:
+        frontend = await cluster.frontend()
+        runs = [asyncio.create_task(frontend.run(f"r{n}", [n], 60)) for n in range(9)]
+        await eventually(lambda: len(frontend.replies) == 9 and all(seen.tokens for seen in frontend.replies.values()))
+        await asyncio.gather(*(cluster.instances[name].kill() for name in ("i0", "i1")))
+        for seen in await asyncio.gather(*runs):
+            assert_whole(seen, 60)
+        await assert_clean(cluster, frontend)
+
+
 async def test_an_instance_that_is_started_again_is_linked_again():
     async with MiniCluster(1) as cluster:
         frontend = await cluster.frontend()

@@ -8,9 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
+from shoal.cluster.frontend_metrics import FrontendRegistry
 from shoal.instance.fake_mover import FakeMover
 from shoal.instance.fake_tokens import reply
+from shoal.instance.metrics import InstanceMetrics
 from shoal.instance.migration.words import Ending, Patience
 from shoal.proto import failpoints
 from shoal.proto.codec import FINISH_LENGTH
@@ -60,7 +64,8 @@ async def test_a_moved_stream_is_that_of_an_undisturbed_run_and_its_move_is_on_r
     async with MiniCluster(2) as cluster:
         async with running(cluster) as (frontend, run, source, target):
             if not same_node:
-                object.__setattr__(cluster.instances[source].server.desk.means, "same_node", False)
+                desk = cluster.instances[source].server.desk
+                desk.means = replace(desk.means, same_node=False)
             ticket = frontend.dispatcher.journal.tickets["r"]
             move(frontend, source, target)
             told = await moved(frontend)
@@ -75,6 +80,29 @@ async def test_a_moved_stream_is_that_of_an_undisturbed_run_and_its_move_is_on_r
             counts = cluster.instances[source].server.desk.counts
             assert counts.ended == {("person", "committed"): 1} and counts.sent_bytes == told.sent_bytes
             frontend.check_empty()
+
+
+def lines(collector):
+    registry = CollectorRegistry()
+    registry.register(collector)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {sample.name: sample for family in families for sample in family.samples if sample.value}
+
+
+async def test_a_move_is_counted_on_both_sides_and_its_pause_where_the_client_is():
+    async with MiniCluster(2) as cluster:
+        async with running(cluster) as (frontend, run, source, target):
+            move(frontend, source, target)
+            told = await moved(frontend)
+            assert_whole(await run)
+            page = lines(FrontendRegistry(frontend.dispatcher, "m", "f0"))
+            assert page["shoal_migration_pause_seconds_count"].value == 1
+            assert 0 < page["shoal_migration_pause_seconds_sum"].value < 30
+            assert page["shoal_frontend_handovers_total"].labels["verdict"] == "committed"
+            page = lines(InstanceMetrics(cluster.instances[source].server))
+            assert page["shoal_migrations_total"].labels.items() >= {"reason": "person", "outcome": "committed"}.items()
+            assert page["shoal_migration_bytes_total"].value == told.sent_bytes
+            assert page["shoal_migration_stages_total"].value == told.stages
 
 
 async def test_blocks_that_the_target_has_are_not_sent():

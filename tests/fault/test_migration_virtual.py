@@ -18,7 +18,7 @@ from shoal.proto.failpoints import KNOWN
 from tests.tools.oracle import Stream, check_outcomes, check_tokens, check_whole
 from tests.tools.virtual_cluster import Fault, World
 
-RUNS = int(os.environ.get("SHOAL_VIRTUAL_RUNS", "30000" if os.environ.get("SHOAL_NIGHTLY") else "400"))
+RUNS = int(os.environ.get("SHOAL_VIRTUAL_RUNS", "30000" if os.environ.get("SHOAL_NIGHTLY") else "200"))
 POINTS = [name for name in KNOWN if name.startswith(("departure.", "arrival.", "handovers."))]
 VICTIMS = ["source", "target", "both", "controller", "line", "owner_source", "owner_target", "owner_frozen", "frontend"]
 QUIET_S = 40.0  # virtual: longer than what is resumable is kept

@@ -12,7 +12,7 @@ import selectors
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -144,7 +144,7 @@ class VirtualInstance:
             copier=VirtualCopier(world.rng),  # type: ignore[arg-type]
         )
         if world.rng.random() < 0.8:
-            object.__setattr__(self.server.desk.means, "same_node", False)
+            self.server.desk.means = replace(self.server.desk.means, same_node=False)
         self.tasks: set[asyncio.Task[Any]] = set()
 
     def _make_parking_wait(self) -> None:
