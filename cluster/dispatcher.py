@@ -26,7 +26,7 @@ from shoal.cluster.ledgers import Flight, Ledgers
 from shoal.cluster.link import Link, LinkEnd
 from shoal.cluster.request_context import RequestContext
 from shoal.instance.frames import TELL_BLOCKS
-from shoal.proto.config import AdmissionConfig
+from shoal.proto.config import AdmissionConfig, SloConfig
 from shoal.proto.errors import (
     DeadlinePassed,
     InvalidArgument,
@@ -61,10 +61,11 @@ class Dispatcher:
         emit: Callable[[Any], None],
         fail: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        slo: SloConfig = SloConfig(),
     ) -> None:
         self.policy, self.rng, self.clock = policy, rng, clock
         self.decode, self.emit = decode, emit
-        self.ledgers = Ledgers(limits, fail, clock)
+        self.ledgers = Ledgers(limits, fail, clock, slo)
         self.view, self.journal, self.admission = self.ledgers.view, self.ledgers.journal, self.ledgers.admission
         self.flights, self.quarantine = self.ledgers.flights, self.ledgers.quarantine
         self.returns_left, self.returns_after_s = RETURNS_PER_TICK, 0.0
@@ -151,7 +152,10 @@ class Dispatcher:
         """Placed or failed, it is out of the queue; else it goes on waiting. True: so should all behind it."""
         request_id = route.request_id
         try:
-            match self.handovers.way_back(flight) or place(route, self.view, self.policy, self.clock(), self.rng):
+            began_s = self.clock()
+            decision = self.handovers.way_back(flight) or place(route, self.view, self.policy, began_s, self.rng)
+            self.ledgers.metrics.decided(self.clock() - began_s)
+            match decision:
                 case Placement() as placement:
                     self._send(flight, placement)
                 case Rejection(reason):
@@ -245,8 +249,7 @@ class Dispatcher:
         hit("dispatcher.after_accept")
         if output.new_token_ids:
             now_s, flight = self.clock(), self.flights[output.request_id]
-            self.view.first_token(output.request_id)
-            self.admission.started(output.request_id, now_s)
+            self.ledgers.started(output.request_id, now_s)
             self.handovers.went_on(flight, now_s)
             flight.heard_s = now_s
         if epoch > 1 and getattr(output, "events", None):

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shoal.cluster.journal import Journal, Move, Outcome, Ticket
+from shoal.cluster.logs import log_end
 from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
+from shoal.cluster.request_metrics import RequestMetrics
 from shoal.cluster.stories import Stories
-from shoal.proto.config import AdmissionConfig
+from shoal.proto.config import AdmissionConfig, SloConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
 from shoal.router.contract import InstanceLoad, Placement
@@ -52,12 +54,19 @@ class Flight:
 class Ledgers:
     """Owns every open request of one frontend. `say_failed` tells vLLM's side of one that had started."""
 
-    def __init__(self, limits: AdmissionConfig, say_failed: Callable[[str], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limits: AdmissionConfig,
+        say_failed: Callable[[str], None],
+        clock: Callable[[], float],
+        slo: SloConfig = SloConfig(),
+    ) -> None:
         self.clock, self.say_failed = clock, say_failed
         self.view, self.journal, self.quarantine = ClusterView(), Journal(), Quarantine()
         self.admission, self.foreseer = AdmissionQueue(limits), _foreseer()
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
+        self.metrics = RequestMetrics(slo)
         self.stories = Stories()
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
@@ -92,6 +101,7 @@ class Ledgers:
         """From here on the chosen instance owns it, under a new epoch."""
         route = self.admission.take(flight.ticket.request_id)
         self.view.book(route, placement, self.clock())
+        self.metrics.placed(route, placement, self.clock())
         epoch = self.journal.assign(route.request_id, placement.instance).epoch
         self.stories.placed(route.request_id, placement, epoch, self.clock())
         flight.context.instance = placement.instance
@@ -100,6 +110,12 @@ class Ledgers:
     def observe(self, instance: str, load: InstanceLoad) -> None:
         self.view.observe(instance, load, self.clock())
         self.foreseer.reported(load)
+
+    def started(self, request_id: str, now_s: float) -> None:
+        """Tokens of it came."""
+        self.metrics.token(request_id, now_s)
+        self.view.first_token(request_id)
+        self.admission.started(request_id, now_s)
 
     def send_back(self, request_id: str) -> None:
         """Its owner is gone: it waits for a place again, ahead of younger ones."""
@@ -114,9 +130,12 @@ class Ledgers:
         if ticket.delivered:
             self.foreseer.ended(ticket.route, len(ticket.delivered), over=outcome is Outcome.STOP)
             self.view.foresight = self.foreseer.foresight
+        self.metrics.ended(ticket, outcome, self.clock())
         self.admission.withdraw(request_id, self.clock())
         self.view.finish(request_id)
-        return self.flights.pop(request_id)
+        flight = self.flights.pop(request_id)
+        log_end(ticket, flight.context, outcome, self.clock())
+        return flight
 
     def fail(self, request_id: str, outcome: Outcome, error: ShoalError) -> None:
         """Ends it with an error that its client will hear: as an exception while it waits, else as a last output."""

@@ -97,7 +97,7 @@ class InstanceActor:
         port = self.grpc_server.add_insecure_port(f"{self.config.host}:0")
         await self.grpc_server.start()
         self.server.start()
-        url, self.metrics_server = serve_metrics(self.server, self.config.host)
+        url, self.metrics_server = serve_metrics(self.server, self.config.host, self.config.metrics_port)
         self.stage = "ready"
         return {"address": f"{self.config.host}:{port}", "pid": os.getpid(), "metrics": url}
 

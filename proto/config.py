@@ -18,6 +18,7 @@ from shoal.proto.errors import StartFailed
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+NODE = "node"  # as a host: the address of whichever machine a process runs on
 
 
 class Section(BaseModel):
@@ -128,6 +129,16 @@ PolicyName = Literal[
 ]
 
 
+class SloConfig(Section):
+    """What clients are promised, for the metrics: TTFT = base + 2 x the prefill of the uncached prompt alone, TPOT = 3
+    decode steps of a lone request. Measure both with `shoal bench` for your model and machine.
+    """
+
+    ttft_base_s: PositiveFloat = Field(0.5, description="time to first token beyond the prefill")
+    prefill_ms_per_token: PositiveFloat = Field(0.25, description="of a lone request; the goal allows twice that")
+    decode_step_ms: PositiveFloat = Field(20.0, description="of a lone request; the goal per token is three times that")
+
+
 class ClusterConfig(Section):
     model: str = Field("tiny", description="'tiny' (made on the spot), a Hugging Face id, or a folder")
     served_model_name: str | None = Field(
@@ -135,9 +146,14 @@ class ClusterConfig(Section):
     )
     instances: int = Field(2, ge=1, le=4096, description="vLLM engines")
     frontends: int = Field(1, ge=1, le=64, description="API servers; they share the ports")
-    host: str = Field("127.0.0.1", description="address of every listener of ours")
+    host: str = Field(
+        "127.0.0.1", description="address of every listener of ours; 'node': each machine's own, for a Ray over several"
+    )
     http_port: Port = Field(8000, description="OpenAI and Anthropic API; 0: a free one")
     grpc_port: Port = Field(50051, description="gRPC API; 0: a free one")
+    metrics_port: Port = Field(
+        0, description="first port of the metrics pages on a machine, each process takes the next free one; 0: any"
+    )
     frontend: Literal["own", "haproxy"] = Field("own", description="own listeners, or HTTP through Ray Serve's HAProxy")
     policy: PolicyName = Field("prefix_least_work", description="how requests are placed; see docs/policies.md")
     weights: dict[str, float] = Field({}, description="scorer name -> weight, over the policy's own")
@@ -154,11 +170,14 @@ class ClusterConfig(Section):
     spares: int = Field(
         1, ge=0, le=8, description="processes per node with vLLM imported, to replace a dead instance quickly"
     )
+    log_format: Literal["text", "json"] = Field("text", description="of frontends and the controller, on stderr")
+    log_requests: bool = Field(False, description="one line per ended request: ids, tenant, outcome, counts; no text")
     start_timeout_s: PositiveFloat = Field(600.0, description="until every instance is ready, else `shoal up` fails")
     engine: EngineConfig = EngineConfig()
     fake: FakeEngineConfig = FakeEngineConfig()
     admission: AdmissionConfig = AdmissionConfig()
     limits: LimitsConfig = LimitsConfig()
+    slo: SloConfig = SloConfig()
     migration: MigrationConfig = MigrationConfig()
     scaling: ScalingConfig = ScalingConfig()
 
@@ -211,6 +230,7 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> ClusterConfig:
 
 
 __all__ = [
+    "NODE",
     "AdmissionConfig",
     "ClusterConfig",
     "EngineConfig",
@@ -219,6 +239,7 @@ __all__ = [
     "MigrationConfig",
     "ScalingConfig",
     "Section",
+    "SloConfig",
     "load_config",
     "parse_config",
 ]

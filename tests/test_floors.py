@@ -18,11 +18,15 @@ PRODUCT = (*FLOORS, "bench")
 # Who may import what is heavy to load, or ties a file to one engine or runtime. A folder ends in "/".
 HEAVY: dict[str, tuple[str, ...]] = {
     "ray": (
+        "cluster/cli/pod.py",
         "cluster/controller_actor.py",
         "cluster/frontend_deployment.py",
         "cluster/frontends.py",
         "cluster/head.py",
         "cluster/launcher_ray.py",
+        "cluster/nodes.py",
+        "cluster/pre_stop.py",
+        "cluster/serve_application.py",
     ),
     "vllm": (
         "cluster/frontend_seam.py",
