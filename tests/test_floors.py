@@ -53,6 +53,8 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/observer.py",
         "instance/actor.py",
         "instance/migration/line.py",
+        "instance/pool/client.py",
+        "instance/pool/service.py",
         "instance/server.py",
         "proto/v1/",
     ),

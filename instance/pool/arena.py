@@ -72,6 +72,15 @@ def copy_verified(
     return sealer.fits(header, key, place.generation, pieces)
 
 
+def write_block(segment: SegmentMap, index: int, pieces: Sequence[Bytes]) -> int:
+    """Copies a block into a reserved slot. Returns its length in bytes."""
+    target, at = segment.slot(index), 0
+    for piece in pieces:
+        np.copyto(target[at : at + piece.nbytes], piece)
+        at += piece.nbytes
+    return at
+
+
 class Arena:
     """The owner's side. Sole maker and remover of the files of one prefix."""
 
@@ -84,16 +93,20 @@ class Arena:
 
     def add(self, serial: int) -> None:
         """Raises Overloaded where the file system has no room for it; nothing is left then."""
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         fd = os.open(self.folder, os.O_TMPFILE | os.O_RDWR, 0o600)
         try:
             size = _rounded(self.slots * HEADER_STRIDE) + self.slots * _rounded(self.slot_bytes)
             os.posix_fallocate(fd, 0, size)
             fcntl.flock(fd, fcntl.LOCK_EX)
             segment = SegmentMap(fd, self.slots, self.slot_bytes)
-            os.link(f"/proc/self/fd/{fd}", self.path(serial), follow_symlinks=True)  # appears locked
+            # It gets its name locked and whole. Naming a folder is what makes Python follow the link to the file.
+            os.link(f"/proc/self/fd/{fd}", self.path(serial).name, dst_dir_fd=folder, follow_symlinks=True)
         except OSError as exc:
             os.close(fd)
             raise Overloaded(f"{self.folder}: no room for a segment of {self.slots} blocks: {exc}") from None
+        finally:
+            os.close(folder)
         self.segments[serial], self._fds[serial] = segment, fd
 
     def drop(self, serial: int) -> None:
@@ -154,4 +167,4 @@ def sweep(folder: Path) -> list[str]:
     return removed
 
 
-__all__ = ["PREFIX", "SHM", "Arena", "ArenaView", "Bytes", "SegmentMap", "copy_verified", "sweep"]
+__all__ = ["PREFIX", "SHM", "Arena", "ArenaView", "Bytes", "SegmentMap", "copy_verified", "sweep", "write_block"]

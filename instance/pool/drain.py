@@ -1,10 +1,12 @@
 """Which blocks of a segment go where before it is dropped. Nothing that is leased or hot is lost: it moves within memory,
-taking the room of cold blocks if need be, else to disk, else the drain is stuck and says so. Pure.
+taking the room of cold blocks if need be, else to disk, else the drain is stuck and says so. What counts as hot shrinks
+with the capacity (shares.py), so only leases can make it stuck. Pure.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 
 from shoal.instance.pool.ledger import Ledger, Move
 from shoal.instance.pool.slots import Segment, State, Tier
@@ -83,7 +85,7 @@ def _evict_cold(ledger: Ledger) -> bool:
 def demotions(ledger: Ledger, *, free_share: float, limit: int) -> list[Move]:
     """Cold blocks to copy to disk so that at least this share of memory will be free for new ones."""
     moves: list[Move] = []
-    wanted = int(free_share * ledger.slots.capacity[Tier.MEMORY]) - len(ledger.slots.free[Tier.MEMORY])
+    wanted = ceil(free_share * ledger.slots.capacity[Tier.MEMORY]) - len(ledger.slots.free[Tier.MEMORY])
     moving = {move.source for move in ledger.moving.values()}
     for share in sorted(ledger.shares.values(), key=lambda share: -share.used):
         for slot in list(share.cold):

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shoal.instance.pool.recency import Recency
-from shoal.instance.pool.shares import Share, who_pays
-from shoal.instance.pool.slots import Place, SlotTable, State, Tier
+from shoal.instance.pool.shares import Share, who_cools, who_pays
+from shoal.instance.pool.slots import Place, Segment, SlotTable, State, Tier
 
 
 @dataclass(slots=True)
@@ -60,6 +60,7 @@ class Ledger:
         self.leases: dict[str, Lease] = {}
         self.reservations: dict[str, Reservation] = {}
         self.moving: dict[int, Move] = {}  # by target slot
+        self.leased = 0  # blocks under at least one lease
         self.counts: Counter[str] = Counter()
 
     # -- writing
@@ -137,6 +138,7 @@ class Ledger:
             slot = self.index[key]
             if not self.slots.leases[slot]:
                 self._unlist(slot)
+                self.leased += 1
             self.slots.leases[slot] += 1
         self.counts["leased"] += len(kept)
         return [(key, self.slots.place(self.index[key])) for key in kept]
@@ -158,6 +160,7 @@ class Ledger:
             slot = self.index[key]
             self.slots.leases[slot] -= 1
             if not self.slots.leases[slot]:
+                self.leased -= 1
                 self.slots.state[slot] = State.HOT
                 self._list(slot)
         return lease is not None
@@ -169,11 +172,12 @@ class Ledger:
 
     def evict(self, keys: Iterable[bytes]) -> int:
         """These, unless leased or being written. Returns how many went."""
-        slots = [self.index.get(key) for key in keys]
-        going = [slot for slot in slots if slot is not None and self.is_evictable(slot)]
-        for slot in going:
-            self._drop(slot)
-        return len(going)
+        before = self.counts["evicted"]
+        for key in keys:
+            slot = self.index.get(key)
+            if slot is not None and self.is_evictable(slot):
+                self._drop(slot)
+        return self.counts["evicted"] - before
 
     def condemn(self, key: bytes) -> None:
         """Its bytes are damaged: no lease holds it and nobody finds it any longer."""
@@ -182,7 +186,8 @@ class Ledger:
             lease.keys = tuple(one for one in lease.keys if one != key)
         if self.slots.leases[slot]:
             self.slots.leases[slot] = 0
-            self._list(slot)
+            self.leased -= 1
+            self._list_of(slot).push(slot)
         self._drop(slot)
         self.counts["damaged"] += 1
 
@@ -216,6 +221,11 @@ class Ledger:
             return None
         move = self.moving[target] = Move(key, source, target, self.slots.generation[source])
         return move
+
+    def drain(self, segment: Segment, draining: bool = True) -> None:
+        """Begin, or give up, to empty a segment; see drain.py."""
+        self.slots.set_draining(segment, draining)
+        self.cool()
 
     def end_move(self, move: Move, *, copied: bool) -> bool:
         """From here on the block is at the target, leases included; False if it went elsewhere meanwhile."""
@@ -281,11 +291,16 @@ class Ledger:
 
     def _list(self, slot: int) -> None:
         self._list_of(slot).push(slot)
-        share = self.by_number[self.slots.tenant[slot]]
-        while (over := share.overflow(self.slots.capacity[Tier.MEMORY])) is not None:
-            share.hot.remove(over)
-            self.slots.state[over] = State.COLD
-            share.cold.push(over)
+        if self.slots.state[slot] == State.HOT:
+            self.cool()
+
+    def cool(self) -> None:
+        """After a block turned hot or capacity shrank."""
+        while share := who_cools(self.shares.values(), self.slots.capacity[Tier.MEMORY], self.leased):
+            slot = share.hot.oldest
+            share.hot.remove(slot)
+            self.slots.state[slot] = State.COLD
+            share.cold.push(slot)
 
     def _unlist(self, slot: int) -> None:
         self._list_of(slot).remove(slot)
@@ -312,6 +327,7 @@ class Ledger:
         writing = [slot for one in self.reservations.values() for slot in one.slots.values()] + list(self.moving)
         listed = [*self.disk, *(slot for s in self.shares.values() for way in (s.cold, s.hot) for slot in way)]
         assert {s: n for s, n in enumerate(slots.leases) if n} == leased
+        assert self.leased == len(leased)
         assert sorted(s for s, state in enumerate(slots.state) if state == State.WRITING) == sorted(writing)
         assert sorted([*listed, *leased]) == [s for s, state in enumerate(slots.state) if state >= State.COLD]
         assert all(slots.key[slot] == key for key, slot in self.index.items())

@@ -180,7 +180,7 @@ class PoolNode:
         with self.lock:
             segment = cheapest(self.ledger)
             assert segment is not None
-            self.ledger.slots.set_draining(segment, True)
+            self.ledger.drain(segment)
         while True:
             with self.lock:
                 self.ledger.expire(time.monotonic())
@@ -191,7 +191,7 @@ class PoolNode:
             self._perform(step.moves)
             if time.monotonic() > deadline_s:
                 with self.lock:
-                    self.ledger.slots.set_draining(segment, False)
+                    self.ledger.drain(segment, False)
                 words = f"{step.stuck} leased or hot blocks have no room, {step.waiting} slots are being written"
                 return Resized(self._memory_segments(), step.stuck, step.waiting + len(step.moves), words)
             if not step.moves:

@@ -2,7 +2,7 @@
 
 Within a tenant: least recently used first, and blocks that were used again after they were stored (hot) only once no
 other is left, so that one long scan cannot wash out what is shared. Between tenants: the one that has used up most of
-its quota pays.
+its quota pays. Hot are at most PROTECTED_SHARE of the blocks that are not leased; the longest unused beyond that turn cold.
 """
 
 from __future__ import annotations
@@ -39,10 +39,6 @@ class Share:
     def limit(self, capacity: int) -> int:
         return capacity if self.quota is None else min(self.quota, capacity)
 
-    def overflow(self, capacity: int) -> int | None:
-        """The hot block that must turn cold, if there is one too many."""
-        return self.hot.oldest if self.hot.size > PROTECTED_SHARE * self.limit(capacity) else None
-
     def oldest(self) -> int | None:
         slot = self.cold.oldest if self.cold.size else self.hot.oldest
         return None if slot == NONE else slot
@@ -54,4 +50,12 @@ def who_pays(shares: Iterable[Share], capacity: int) -> Share | None:
     return max(candidates, key=lambda share: share.used / max(1, share.limit(capacity)), default=None)
 
 
-__all__ = ["PROTECTED_SHARE", "Share", "who_pays"]
+def who_cools(shares: Iterable[Share], capacity: int, leased: int) -> Share | None:
+    """Whose oldest hot block must turn cold. None: there are not too many."""
+    hot = [share for share in shares if share.hot.size]
+    if sum(share.hot.size for share in hot) <= PROTECTED_SHARE * max(0, capacity - leased):
+        return None
+    return max(hot, key=lambda share: share.hot.size / max(1, share.limit(capacity)), default=None)
+
+
+__all__ = ["PROTECTED_SHARE", "Share", "who_cools", "who_pays"]

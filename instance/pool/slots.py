@@ -84,17 +84,19 @@ class SlotTable:
         return segment
 
     def drop_segment(self, segment: Segment) -> None:
-        """Every slot of it must be free."""
+        """It must be draining, and every slot of it free."""
+        assert segment.draining
         slots = self.slots_of(segment)
         assert all(self.state[slot] == State.FREE for slot in slots), f"segment {segment.serial} is in use"
         self.state[slots.start : slots.stop] = bytes(len(slots))
-        self.free[segment.tier] = deque(slot for slot in self.free[segment.tier] if slot not in slots)
         self.segments[segment.number] = None
-        self.capacity[segment.tier] -= len(slots)
 
     def set_draining(self, segment: Segment, draining: bool) -> None:
-        """From a draining segment nothing is given out."""
+        """From a draining segment nothing is given out, and it no longer counts as capacity."""
+        if segment.draining == draining:
+            return
         segment.draining = draining
+        self.capacity[segment.tier] += -self.slots_per_segment if draining else self.slots_per_segment
         slots = self.slots_of(segment)
         others = deque(slot for slot in self.free[segment.tier] if slot not in slots)
         if not draining:

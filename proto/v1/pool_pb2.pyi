@@ -122,16 +122,18 @@ class PublishAsk(_message.Message):
     def __init__(self, name: _Optional[str] = ..., blocks: _Optional[_Iterable[_Union[Sealed, _Mapping]]] = ...) -> None: ...
 
 class Stored(_message.Message):
-    __slots__ = ("keys", "refused", "name", "path")
+    __slots__ = ("keys", "refused", "name", "path", "held")
     KEYS_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedScalarFieldContainer[bytes]
     refused: int
     name: str
     path: str
-    def __init__(self, keys: _Optional[_Iterable[bytes]] = ..., refused: _Optional[int] = ..., name: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    held: _containers.RepeatedCompositeFieldContainer[Sealed]
+    def __init__(self, keys: _Optional[_Iterable[bytes]] = ..., refused: _Optional[int] = ..., name: _Optional[str] = ..., path: _Optional[str] = ..., held: _Optional[_Iterable[_Union[Sealed, _Mapping]]] = ...) -> None: ...
 
 class FetchAsk(_message.Message):
     __slots__ = ("name", "indexes")
