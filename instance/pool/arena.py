@@ -42,7 +42,9 @@ class SegmentMap:
         size = self._start + slots * self.stride
         if os.fstat(fd).st_size < size:
             raise Unavailable(f"a segment of {os.fstat(fd).st_size} bytes is shorter than its {slots} slots")
-        self.bytes: Bytes = np.frombuffer(mmap.mmap(fd, size), dtype=np.uint8)
+        in_memory = os.fstat(fd).st_dev == os.stat(SHM).st_dev
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if in_memory else 0)  # page faults are paid here, not by a copy
+        self.bytes: Bytes = np.frombuffer(mmap.mmap(fd, size, flags=flags), dtype=np.uint8)
 
     def slot(self, index: int, length: int | None = None) -> Bytes:
         start = self._start + index * self.stride

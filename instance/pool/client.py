@@ -7,6 +7,7 @@ answer, and a block counts as loaded only if its checksum fits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from shoal.proto.v1 import pool_pb2 as pb
 from shoal.proto.v1 import pool_pb2_grpc as rpc
 
 CALL_S = 2.0
+COPY_THREADS = 2
 MAX_MESSAGE_BYTES = 256 << 20
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -76,9 +78,11 @@ class PoolClient:
 class NodePool:
     """The pool of one's own node: bytes go through the mapped arena, words through the channel."""
 
-    def __init__(self, client: PoolClient, sealer: Sealer) -> None:
-        """Raises Unavailable."""
+    def __init__(self, client: PoolClient, sealer: Sealer, *, threads: int = COPY_THREADS) -> None:
+        """Raises Unavailable. `threads` copy and hash at once; the calling thread is one of them."""
         self.client, self.sealer = client, sealer
+        self._helpers = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="pool-copy")
+        self._threads = threads
         self.facts: pb.PoolFacts = client.call("Describe", pb.DescribeAsk())
         self.view = ArenaView(self.facts.prefixes, self.facts.segment_slots, self.facts.slot_bytes)
 
@@ -92,16 +96,29 @@ class NodePool:
         except Unavailable:
             return Moved((False,) * len(keys))
         try:
-            loaded = [self._load_one(block, blocks[i], grant.name) for i, block in enumerate(grant.blocks)]
+            loaded = self.copy_verified(grant, blocks)
+            for position, good in enumerate(loaded):
+                loaded[position] = good or self._once_more(grant.blocks[position], blocks[position], grant.name)
         finally:
             self._let_go(grant.name)
         moved_bytes = sum(piece.nbytes for done, pieces in zip(loaded, blocks, strict=False) if done for piece in pieces)
         return Moved((*loaded, *[False] * (len(keys) - len(loaded))), moved_bytes)
 
-    def _load_one(self, block: pb.Block, pieces: Sequence[Bytes], lease: str) -> bool:
-        if self._copy(block, pieces):
-            return True
-        try:  # a drain may have moved it since
+    def copy_verified(self, grant: pb.Grant, blocks: Sequence[Sequence[Bytes]]) -> list[bool]:
+        """Which of the leased blocks arrived as they were sealed."""
+        jobs = list(zip(grant.blocks, blocks, strict=False))
+        share = -(-len(jobs) // self._threads)
+        parts = [jobs[first : first + share] for first in range(0, len(jobs), max(1, share))]
+        others = [self._helpers.submit(self._copy_part, part) for part in parts[1:]]
+        done = self._copy_part(parts[0]) if parts else []
+        return [*done, *(good for other in others for good in other.result())]
+
+    def _copy_part(self, jobs: Sequence[tuple[pb.Block, Sequence[Bytes]]]) -> list[bool]:
+        return [self._copy(block, pieces) for block, pieces in jobs]
+
+    def _once_more(self, block: pb.Block, pieces: Sequence[Bytes], lease: str) -> bool:
+        """A drain may have moved it since; if not, it is damaged."""
+        try:
             located = self.client.call("Locate", pb.Name(name=lease))
             now = next((one for one in located.blocks if one.key == block.key), None)
             if now is not None and place_of(now) != place_of(block) and self._copy(now, pieces):
@@ -136,6 +153,10 @@ class NodePool:
     def _write(self, block: pb.Block, pieces: Sequence[Bytes]) -> pb.Sealed:
         length = write_block(self.view.segment(block.segment), block.index, pieces)
         return pb.Sealed(key=block.key, seal=self.sealer.seal(block.key, pieces), length=length)
+
+    def close(self) -> None:
+        self._helpers.shutdown()
+        self.client.close()
 
     def _let_go(self, name: str) -> None:
         try:

@@ -71,11 +71,11 @@ def serving(
     node = PoolNode(node_id, made or sizes(), SECRET, folder=folder, **more)
     service = PoolService(node, TOKEN, nixl=nixl, offered=offered)
     address, server = serve_pool(service, "127.0.0.1")
-    client = PoolClient(address, TOKEN)
+    pool = NodePool(PoolClient(address, TOKEN), Sealer(SECRET))
     try:
-        yield Served(node, service, server, address, NodePool(client, Sealer(SECRET)))
+        yield Served(node, service, server, address, pool)
     finally:
-        client.close()
+        pool.close()
         stop_pool(service, server)
 
 

@@ -29,7 +29,7 @@ def test_what_one_instance_saves_another_loads():
         into = [[blank()] for _ in range(5)]
         assert other.load(keys(range(5)), into, wait_s=5.0).blocks == (True,) * 5
         assert all(np.array_equal(into[n][0], block(n)) for n in range(5))
-        other.client.close()
+        other.close()
         one.node.ledger.check()
 
 
