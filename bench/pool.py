@@ -57,7 +57,9 @@ CACHE_FILE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[4 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20])
-    parser.add_argument("--transports", nargs="+", choices=["arena", "nixl", "stream"], default=["arena", "nixl", "stream"])
+    parser.add_argument(
+        "--transports", nargs="+", choices=["arena", "nixl", "stream"], default=["arena", "nixl", "stream"]
+    )
     parser.add_argument("--slots", type=int, default=64, help="blocks per call")
     parser.add_argument("--working-set-mib", type=int, help="default: four times the last-level cache")
     parser.add_argument("--seconds", type=float, default=2.0, help="per transport and size")
@@ -162,7 +164,9 @@ def read_verified(far: Far, path: Transport, grant: pb.Grant, into: Sequence[Byt
 
 
 def cell(far: Far, path: Transport, args: argparse.Namespace) -> dict[str, Any]:
-    path.read(grant := far.lease(range(args.slots)), [far.part(far.buffer, n) for n in range(args.slots)], wait_s=CALL_S)
+    path.read(
+        grant := far.lease(range(args.slots)), [far.part(far.buffer, n) for n in range(args.slots)], wait_s=CALL_S
+    )
     far.client.call("Release", pb.Name(name=grant.name))
     memcpy_ms, bare_ms, verified_ms, lease_ms = zip(*triples(far, path, args), strict=True)
     gib = args.slots * far.slot_bytes / 2**30

@@ -63,7 +63,12 @@ def plot_pool(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         share.plot(kib, [one["ratio_verified"] for one in mine], "o--", label=f"{name}, verified")
         lease.plot(kib, [one["lease_ms"] for one in mine], "o-", label=name)
         calls.plot(kib, [one["memcpy_gib_per_s"] for one in mine], "o-", label=f"memcpy beside {name}")
-    for axes, title in ((speed, "GiB/s"), (share, "ratio to memcpy"), (lease, "lease and release, ms"), (calls, "memcpy, GiB/s")):
+    for axes, title in (
+        (speed, "GiB/s"),
+        (share, "ratio to memcpy"),
+        (lease, "lease and release, ms"),
+        (calls, "memcpy, GiB/s"),
+    ):
         axes.set(title=title, xlabel="block, KiB", xscale="log", ylim=(0, None))
         axes.legend()
     figure.savefig(path, dpi=120)

@@ -23,6 +23,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/frontends.py",
         "cluster/head.py",
         "cluster/launcher_ray.py",
+        "cluster/pool_ray.py",
     ),
     "vllm": (
         "cluster/frontend_seam.py",
@@ -31,6 +32,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "instance/vllm_seam.py",
     ),
     "torch": (
+        "instance/kv_connector_worker.py",
         "instance/tiny_model.py",
         "instance/vllm_blocks.py",
         "instance/vllm_worker.py",

@@ -59,9 +59,7 @@ class SegmentMap:
         self.bytes[index * HEADER_STRIDE : index * HEADER_STRIDE + HEADER.size] = np.frombuffer(data, dtype=np.uint8)
 
 
-def copy_verified(
-    segment: SegmentMap, place: Place, key: bytes, pieces: Sequence[Bytes], sealer: Sealer
-) -> bool:
+def copy_verified(segment: SegmentMap, place: Place, key: bytes, pieces: Sequence[Bytes], sealer: Sealer) -> bool:
     """Copies a block into `pieces` (which together have its length) and tells whether what arrived is that block."""
     header = segment.header(place.index)
     length = sum(piece.nbytes for piece in pieces)

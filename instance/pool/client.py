@@ -101,7 +101,9 @@ class NodePool:
                 loaded[position] = good or self._once_more(grant.blocks[position], blocks[position], grant.name)
         finally:
             self._let_go(grant.name)
-        moved_bytes = sum(piece.nbytes for done, pieces in zip(loaded, blocks, strict=False) if done for piece in pieces)
+        moved_bytes = sum(
+            piece.nbytes for done, pieces in zip(loaded, blocks, strict=False) if done for piece in pieces
+        )
         return Moved((*loaded, *[False] * (len(keys) - len(loaded))), moved_bytes)
 
     def copy_verified(self, grant: pb.Grant, blocks: Sequence[Sequence[Bytes]]) -> list[bool]:
@@ -135,9 +137,7 @@ class NodePool:
             return False
         return copy_verified(segment, place_of(block), block.key, pieces, self.sealer)
 
-    def save(
-        self, tenant: str, keys: Sequence[bytes], blocks: Sequence[Sequence[Bytes]], *, wait_s: float
-    ) -> Moved:
+    def save(self, tenant: str, keys: Sequence[bytes], blocks: Sequence[Sequence[Bytes]], *, wait_s: float) -> Moved:
         """True for a block only once the pool has said that it is stored."""
         try:
             grant = self.client.call("Reserve", pb.Run(tenant=tenant, keys=keys, wait_s=wait_s), wait_s=wait_s)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import ceil
 
-from shoal.instance.pool.ledger import Ledger, Move
+from shoal.instance.pool.holds import Move
+from shoal.instance.pool.ledger import Ledger
 from shoal.instance.pool.slots import Segment, State, Tier
 
 

@@ -8,41 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
+from shoal.instance.pool.holds import Lease, Move, Reservation
 from shoal.instance.pool.recency import Recency
 from shoal.instance.pool.shares import Share, who_cools, who_pays
 from shoal.instance.pool.slots import Place, Segment, SlotTable, State, Tier
-
-
-@dataclass(slots=True)
-class Reservation:
-    """Slots that one writer may fill until the deadline. `stored`: keys that were there already."""
-
-    tenant: str
-    deadline_s: float
-    slots: dict[bytes, int] = field(default_factory=dict)
-    stored: list[bytes] = field(default_factory=list)
-    refused: int = 0
-
-
-@dataclass(slots=True)
-class Lease:
-    """Blocks that stay until the deadline. A pin is a lease that nobody reads under: blocks kept for a later turn."""
-
-    keys: tuple[bytes, ...]
-    deadline_s: float
-    pin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A copy under way, from a slot that stays readable to one that nobody knows yet."""
-
-    key: bytes
-    source: int
-    target: int
-    source_generation: int
 
 
 class Ledger:
@@ -318,29 +288,5 @@ class Ledger:
             self.by_number[self.slots.tenant[slot]].used -= 1
         self.slots.give_back(slot)
 
-    # -- for tests and the oracle
 
-    def check(self) -> None:
-        """Every slot is in the state that its list, lease, reservation or move says; nothing is counted twice."""
-        slots = self.slots
-        leased = Counter(self.index[key] for lease in self.leases.values() for key in lease.keys)
-        writing = [slot for one in self.reservations.values() for slot in one.slots.values()] + list(self.moving)
-        listed = [*self.disk, *(slot for s in self.shares.values() for way in (s.cold, s.hot) for slot in way)]
-        assert {s: n for s, n in enumerate(slots.leases) if n} == leased
-        assert self.leased == len(leased)
-        assert sorted(s for s, state in enumerate(slots.state) if state == State.WRITING) == sorted(writing)
-        assert sorted([*listed, *leased]) == [s for s, state in enumerate(slots.state) if state >= State.COLD]
-        assert all(slots.key[slot] == key for key, slot in self.index.items())
-        assert len(self.index) == sum(key is not None for key in slots.key)
-        for share in self.shares.values():
-            mine = [s for s in self.index.values() if slots.tenant[s] == share.number]
-            assert share.used == sum(slots.segment_of(s).tier is Tier.MEMORY for s in mine)
-        free = sorted(slot for queue in slots.free.values() for slot in queue)
-        assert free == [
-            slot
-            for slot, state in enumerate(slots.state)
-            if state == State.FREE and not slots.segment_of(slot).draining
-        ]
-
-
-__all__ = ["Lease", "Ledger", "Move", "Reservation"]
+__all__ = ["Ledger"]

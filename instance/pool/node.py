@@ -17,7 +17,8 @@ import numpy as np
 
 from shoal.instance.pool.arena import SHM, Arena, SegmentMap
 from shoal.instance.pool.drain import cheapest, demotions, drain_step
-from shoal.instance.pool.ledger import Ledger, Move
+from shoal.instance.pool.holds import Move
+from shoal.instance.pool.ledger import Ledger
 from shoal.instance.pool.seal import Header, Sealer
 from shoal.instance.pool.slots import Place, Segment, State, Tier
 from shoal.proto.errors import Overloaded
@@ -67,7 +68,13 @@ class PoolNode:
     """Thread-safe. `close` ends it and removes its files."""
 
     def __init__(
-        self, node_id: str, sizes: PoolSizes, secret: str, *, quotas: Mapping[str, int] | None = None, folder: Path = SHM
+        self,
+        node_id: str,
+        sizes: PoolSizes,
+        secret: str,
+        *,
+        quotas: Mapping[str, int] | None = None,
+        folder: Path = SHM,
     ) -> None:
         self.node_id, self.sizes, self.sealer = node_id, sizes, Sealer(secret)
         self.lock, self.resizing = threading.Lock(), threading.Lock()

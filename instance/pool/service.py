@@ -191,7 +191,9 @@ class PoolService(rpc.PoolServicer):
         try:
             grant = peer.client.call("Locate", lease) if ask.lease else peer.lease(list(ours), wait_s=ask.wait_s)
             lease.name = grant.name
-            theirs = [block for block in grant.blocks if block.key in ours and block.length <= self.node.sizes.slot_bytes]
+            theirs = [
+                block for block in grant.blocks if block.key in ours and block.length <= self.node.sizes.slot_bytes
+            ]
             sealed = self._pull(peer, grant, theirs, ours, stored, wait_s=ask.wait_s)
             if ask.insert:
                 published = self.node.publish(reserved.name, sealed)
@@ -244,7 +246,9 @@ class _TokenCheck(grpc.ServerInterceptor):
 def serve_pool(service: PoolService, host: str, *, port: int = 0) -> tuple[str, Any]:
     """Returns the address and the server, to be stopped by `stop_pool`."""
     server = grpc.server(
-        ThreadPoolExecutor(THREADS, thread_name_prefix="pool"), options=OPTIONS, interceptors=[_TokenCheck(service.token)]
+        ThreadPoolExecutor(THREADS, thread_name_prefix="pool"),
+        options=OPTIONS,
+        interceptors=[_TokenCheck(service.token)],
     )
     rpc.add_PoolServicer_to_server(service, server)
     bound = server.add_insecure_port(f"{host}:{port}")

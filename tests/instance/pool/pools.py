@@ -40,7 +40,9 @@ def blank(slot_bytes: int = SLOT_BYTES) -> Bytes:
     return np.zeros(slot_bytes, dtype=np.uint8)
 
 
-def sizes(memory: int = 4, *, slots: int = 8, disk: int = 0, folder: Path | None = None, slot_bytes=SLOT_BYTES) -> PoolSizes:
+def sizes(
+    memory: int = 4, *, slots: int = 8, disk: int = 0, folder: Path | None = None, slot_bytes=SLOT_BYTES
+) -> PoolSizes:
     return PoolSizes(slot_bytes, slots, memory, disk, folder)
 
 
@@ -66,7 +68,13 @@ class Served:
 
 @contextmanager
 def serving(
-    node_id: str = "n1", made: PoolSizes | None = None, *, nixl: NixlAgent | None = None, folder: Path = SHM, offered=PATHS, **more
+    node_id: str = "n1",
+    made: PoolSizes | None = None,
+    *,
+    nixl: NixlAgent | None = None,
+    folder: Path = SHM,
+    offered=PATHS,
+    **more,
 ) -> Iterator[Served]:
     node = PoolNode(node_id, made or sizes(), SECRET, folder=folder, **more)
     service = PoolService(node, TOKEN, nixl=nixl, offered=offered)

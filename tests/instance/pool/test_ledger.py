@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from shoal.instance.pool.audit import check
 from shoal.instance.pool.drain import cheapest, demotions, drain_step
 from shoal.instance.pool.ledger import Ledger
 from shoal.instance.pool.slots import State, Tier
@@ -52,7 +53,7 @@ def test_a_block_is_found_only_after_it_was_published():
     assert books.match(keys([1, 2])) == 0
     assert books.publish("w", keys([1])) == [True]
     assert books.match(keys([1, 2])) == 1
-    books.check()
+    check(books)
 
 
 def test_a_match_is_the_leading_run_and_ends_at_the_first_gap():
@@ -69,7 +70,7 @@ def test_publishing_after_the_deadline_says_that_nothing_is_stored():
     assert books.expire(now_s=1.0) == 1
     assert books.publish("w", keys([1])) == [False]
     assert here(books, [1]) == []
-    books.check()
+    check(books)
 
 
 def test_of_two_writers_of_one_block_the_first_has_the_slot():
@@ -132,7 +133,7 @@ def test_a_leased_block_is_not_evicted_whatever_comes():
     assert books.release("l")
     assert not books.release("l")
     assert books.evict(keys([1])) == 1
-    books.check()
+    check(books)
 
 
 def test_a_lease_ends_by_itself_and_a_peek_does_not_renew_it():
@@ -161,7 +162,7 @@ def test_two_leases_of_one_block_are_counted():
     books.lease("l2", keys([1]), deadline_s=9.0)
     books.expire(now_s=2.0)
     assert books.evict(keys([1])) == 0
-    books.check()
+    check(books)
 
 
 def test_pins_may_take_their_share_of_the_pool_and_no_more():
@@ -223,7 +224,7 @@ def test_in_a_full_pool_the_largest_tenant_pays():
     store(books, [20, 21, 22], "small")
     assert (books.shares["small"].used, books.shares["large"].used) == (4, 4)
     assert here(books, [10, 11, 20, 21, 22]) != []
-    books.check()
+    check(books)
 
 
 # -- drains and the tier below
@@ -242,7 +243,7 @@ def drain(books: Ledger, segment, *, copied: bool = True) -> int:
             return step.stuck
         for move in step.moves:
             books.end_move(move, copied=copied)
-        books.check()
+        check(books)
     raise AssertionError("the drain does not come to an end")
 
 
@@ -259,7 +260,7 @@ def test_a_drain_keeps_what_is_leased_and_hot_and_takes_the_room_of_cold_blocks(
     assert drain(books, cheapest(books)) == 0
     assert set(here(books, range(12))) >= {0, 4, 9}  # of two free slots, hot may have one
     assert [place for _, place in books.places("l0")] == [books.slots.place(books.index[key(0)])]
-    books.check()
+    check(books)
 
 
 def test_a_drain_without_room_for_leased_blocks_is_stuck_and_loses_nothing():
@@ -269,7 +270,7 @@ def test_a_drain_without_room_for_leased_blocks_is_stuck_and_loses_nothing():
     assert drain(books, cheapest(books)) == 4
     assert here(books, range(8)) == list(range(8))
     assert books.slots.capacity[Tier.MEMORY] == 8
-    books.check()
+    check(books)
 
 
 def test_a_drain_takes_leased_blocks_to_disk_where_memory_has_no_room():
@@ -279,7 +280,7 @@ def test_a_drain_takes_leased_blocks_to_disk_where_memory_has_no_room():
     assert drain(books, cheapest(books)) == 0
     assert here(books, range(8)) == list(range(8))
     assert books.shares["a"].used == 4
-    books.check()
+    check(books)
 
 
 def test_when_all_is_hot_a_drain_keeps_what_was_used_last():
@@ -293,7 +294,7 @@ def test_when_all_is_hot_a_drain_keeps_what_was_used_last():
         assert drain(books, cheapest(books)) == 0
     hot = int(0.8 * (8 - 2))
     assert set(here(books, range(12))) >= {0, 1, *range(12 - hot, 12)}
-    books.check()
+    check(books)
 
 
 def test_a_drain_waits_for_writers():
@@ -314,7 +315,7 @@ def test_a_move_of_a_block_that_went_meanwhile_changes_nothing():
     store(books, [1])
     assert not books.end_move(move, copied=True)
     assert here(books, [1]) == [1]
-    books.check()
+    check(books)
 
 
 def test_cold_blocks_go_to_disk_before_memory_is_full_and_are_still_found():
@@ -328,7 +329,7 @@ def test_cold_blocks_go_to_disk_before_memory_is_full_and_are_still_found():
     for move in demotions(books, free_share=0.25, limit=99):
         books.end_move(move, copied=True)
     assert books.disk.size == 4  # the oldest on disk made room
-    books.check()
+    check(books)
 
 
 # -- anything at all
@@ -416,7 +417,7 @@ class AnyUse(RuleBasedStateMachine):
     @invariant()
     def all_is_well(self):
         if hasattr(self, "books"):
-            self.books.check()
+            check(self.books)
             for name, held in self.leased.items():
                 assert [k for k, _ in self.books.places(name)] == held
                 assert self.books.match(held) == len(held)

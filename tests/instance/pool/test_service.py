@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from shoal.instance.pool.audit import check
 from shoal.instance.pool.client import NodePool, PoolClient
 from shoal.instance.pool.path_nixl import NixlAgent
 from shoal.instance.pool.seal import Sealer
@@ -30,7 +31,7 @@ def test_what_one_instance_saves_another_loads():
         assert other.load(keys(range(5)), into, wait_s=5.0).blocks == (True,) * 5
         assert all(np.array_equal(into[n][0], block(n)) for n in range(5))
         other.close()
-        one.node.ledger.check()
+        check(one.node.ledger)
 
 
 def test_a_block_in_pieces_is_the_same_block():
@@ -166,7 +167,7 @@ def test_damage_on_the_way_is_not_stored():
         stored = two.pool.client.call("Take", ask_take("n1", range(4)))
         assert set(stored.keys) == set(keys([0, 1, 3]))
         assert two.load([2]) == [False]
-        two.node.ledger.check()
+        check(two.node.ledger)
 
 
 def test_a_peer_that_dies_in_a_transfer_leaves_no_reservation_and_no_wait():
@@ -180,7 +181,7 @@ def test_a_peer_that_dies_in_a_transfer_leaves_no_reservation_and_no_wait():
             two.pool.client.call("Take", ask_take("n1", [1, 2]), wait_s=10.0)
         assert time.monotonic() - start_s < 6.0
         assert two.node.ledger.reservations == {}
-        two.node.ledger.check()
+        check(two.node.ledger)
 
 
 def test_nixl_reads_into_reserved_slots():
@@ -213,7 +214,7 @@ def test_half_the_memory_goes_under_load_and_no_leased_or_hot_block_with_it():
         stored = range(int(total * 0.9))
         for number in stored:
             assert one.save([number]) == [True]
-        leased = list(stored)[:: 5]
+        leased = list(stored)[::5]
         leases = [one.pool.client.call("Lease", pb.Run(keys=[key(n)], wait_s=60.0)) for n in leased]
         assert all(len(lease.blocks) == 1 for lease in leases)
         hot = list(stored)[1::10]
@@ -255,7 +256,7 @@ def test_half_the_memory_goes_under_load_and_no_leased_or_hot_block_with_it():
             assert [one_block.key for one_block in located.blocks] == [key(number)]
         assert one.load(leased) == [True] * len(leased)
         with one.node.lock:
-            one.node.ledger.check()
+            check(one.node.ledger)
 
 
 def test_a_shrink_that_would_lose_leased_blocks_stops_and_says_why():
