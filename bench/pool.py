@@ -6,8 +6,8 @@ transport with its checksums take turns, and each ratio is the median over such 
 `ratio_verified_256k` are those of the arena at 256 KiB. Leases are taken outside the timed copies; `lease_ms` is their
 cost per call.
 
-`lookup_us_p50`: key derivation and match of a run of 16 blocks in an index of so many. `bytes_of_metadata_per_block`: all
-that the pool's books hold in memory for one block, by tracemalloc, at the largest of those sizes.
+`lookup_us_p50`: key derivation and match of a run of 16 blocks in an index of so many. `bytes_of_metadata_per_block`:
+all that the pool's books hold in memory for one block, by tracemalloc, at the largest of those sizes.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from shoal.instance.pool.transport import Path as Transport
 from shoal.proto.errors import InvalidArgument, ServerFault, Unavailable
 from shoal.proto.v1 import pool_pb2 as pb
 
+TRANSPORTS = ["arena", "stream", "nixl"]  # in this order, see measure_path
 RUN = 16
 LOOKUPS = 4000
 START_S = 120.0
@@ -118,7 +119,7 @@ class Far:
 
 
 def touched(size_bytes: int) -> Bytes:
-    """Memory that begins with a page, as slots and KV tensors do: copies between unequal alignments are 3 times slower."""
+    """Memory that begins with a page, as slots and KV tensors do: unequal alignments make a copy 3 times slower."""
     memory = np.frombuffer(mmap.mmap(-1, size_bytes), dtype=np.uint8)
     memory[:] = 1
     return memory
@@ -150,7 +151,7 @@ def triples(far: Far, path: Transport, args: argparse.Namespace) -> Iterator[tup
 
 
 def read_verified(far: Far, path: Transport, grant: pb.Grant, into: Sequence[Bytes]) -> None:
-    """As the product reads: on its own node by two threads, block by block; from another node all, then their checksums."""
+    """As the product reads: on its own node by two threads, block by block; from another node all, then the checksums."""
     if path.name == "arena":
         fits = far.near.copy_verified(grant, [[buffer] for buffer in into])
     else:
@@ -260,7 +261,7 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
     rng, cells = random.Random(args.seed), []
     index = {blocks: measure_index(blocks, rng) for blocks in tqdm(args.index_blocks, desc="index", leave=False)}
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
-        for name in sorted(args.transports, key=["arena", "stream", "nixl"].index):
+        for name in sorted(args.transports, key=TRANSPORTS.index):
             cells += await measure_path(args, name, Path(folder))
     return score(cells, index, working_set_bytes(args))
 

@@ -1,8 +1,8 @@
 """A pool node in a process of its own, full of blocks: the far side of `shoal bench pool`.
 
 usage: python -m shoal.bench.pool_host SLOT_BYTES BLOCKS TOKEN SECRET NIXL   (NIXL: 0 or 1)
-Block i has the key of the number i and bytes made of it. Prints {"address"} once it serves, runs until its standard input
-closes.
+Block i has the key of the number i and bytes made of it. Prints {"address"} once it serves, runs until its standard
+input closes.
 """
 
 from __future__ import annotations

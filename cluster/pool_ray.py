@@ -1,5 +1,5 @@
-"""A node's pool process as a detached Ray actor: made by the node's first instance, found by the others, there until the
-cluster ends. All pools of the cluster are told of each other whenever one was made.
+"""A node's pool process as a detached Ray actor: made by the node's first instance, found by the others, there until
+the cluster ends. All pools of the cluster are told of each other whenever one was made.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Save:
 
 @dataclass(slots=True)
 class Done:
-    """What workers report: loads (request, ms, bytes), and of each save, per rank, which blocks are stored for certain."""
+    """What workers report: loads (request, ms, bytes), and of each save, per rank, which blocks are stored."""
 
     loads: list[tuple[str, float, int]] = field(default_factory=list)
     saves: dict[int, list[tuple[bool, ...]]] = field(default_factory=dict)

@@ -6,6 +6,7 @@ answer, and a block counts as loaded only if its checksum fits.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -159,10 +160,8 @@ class NodePool:
         self.client.close()
 
     def _let_go(self, name: str) -> None:
-        try:
+        with contextlib.suppress(Unavailable):  # it ends by its deadline
             self.client.call("Release", pb.Name(name=name))
-        except Unavailable:
-            pass  # it ends by its deadline
 
 
 __all__ = ["CALL_S", "OPTIONS", "Moved", "NodePool", "PoolClient", "place_of"]

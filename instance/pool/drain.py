@@ -1,6 +1,6 @@
-"""Which blocks of a segment go where before it is dropped. Nothing that is leased or hot is lost: it moves within memory,
-taking the room of cold blocks if need be, else to disk, else the drain is stuck and says so. What counts as hot shrinks
-with the capacity (shares.py), so only leases can make it stuck. Pure.
+"""Which blocks of a segment go where before it is dropped. Nothing that is leased or hot is lost: it moves within
+memory, taking the room of cold blocks if need be, else to disk, else the drain is stuck and says so. What counts as hot
+shrinks with the capacity (shares.py), so only leases can make it stuck. Pure.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Names of blocks in the pool. Whatever could make the bytes of a block differ is in its name, so that any difference
 is a miss.
 
-vLLM's block hash names the tokens, the tenant's salt and the adapter; it knows nothing of weights or layout. A key is the
-digest of all that (`Space.root`, with the salt once more) followed by the block hash: two tenants have no name in common
-even if a block hash did.
+vLLM's block hash names the tokens, the tenant's salt and the adapter; it knows nothing of weights or layout. A key is
+the digest of all that (`Space.root`, with the salt once more) followed by the block hash: two tenants have no name in
+common even if a block hash did.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """One other node's pool, seen from this one: which paths reach it, how fast each was measured, and reading over them.
 
-Probed at the start with blocks that every pool keeps for that, and again after a path failed. A fall to a slower path is
-logged and counted; only a path that always works is never out.
+Probed at the start with blocks that every pool keeps for that, and again after a path failed. A fall to a slower path
+is logged and counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -52,10 +53,8 @@ class Peer:
         return self.client.call("Lease", pb.Run(keys=keys, wait_s=wait_s), wait_s=wait_s)
 
     def release(self, name: str) -> None:
-        try:
+        with contextlib.suppress(Unavailable):  # it ends by its deadline
             self.client.call("Release", pb.Name(name=name))
-        except Unavailable:
-            pass  # it ends by its deadline
 
     def read(self, grant: pb.Grant, into: Sequence[Bytes], *, wait_s: float) -> tuple[list[bool], str]:
         """(which blocks arrived as they were sealed, the path that carried them). Raises Unavailable: by no path."""

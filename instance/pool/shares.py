@@ -2,7 +2,8 @@
 
 Within a tenant: least recently used first, and blocks that were used again after they were stored (hot) only once no
 other is left, so that one long scan cannot wash out what is shared. Between tenants: the one that has used up most of
-its quota pays. Hot are at most PROTECTED_SHARE of the blocks that are not leased; the longest unused beyond that turn cold.
+its quota pays. Hot are at most PROTECTED_SHARE of the blocks that are not leased; the longest unused beyond that
+turn cold.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
 
 
 def weights_digest(folder: Path) -> str:
-    """Over names and contents of the configuration and all weight files; hex. Runs at the disk's speed, on all cores."""
+    """Over names and contents of the configuration and all weight files; hex. As fast as the disk, on all cores."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES or path.name == "config.json"]
     digest = blake3()
     for path in files:

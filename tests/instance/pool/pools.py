@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.instance.pool.arena import SHM, Bytes
+from shoal.instance.pool.arena import Bytes
 from shoal.instance.pool.client import NodePool, PoolClient
 from shoal.instance.pool.node import PoolNode, PoolSizes
 from shoal.instance.pool.path_nixl import NixlAgent
@@ -76,7 +76,7 @@ def serving(
     offered=PATHS,
     **more,
 ) -> Iterator[Served]:
-    node = PoolNode(node_id, made or sizes(), SECRET, folder=folder, **more)
+    node = PoolNode(node_id, made or sizes(), SECRET, **more)
     service = PoolService(node, TOKEN, nixl=nixl, offered=offered)
     address, server = serve_pool(service, "127.0.0.1")
     pool = NodePool(PoolClient(address, TOKEN), Sealer(SECRET))
