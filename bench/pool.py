@@ -58,9 +58,7 @@ CACHE_FILE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[4 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20])
-    parser.add_argument(
-        "--transports", nargs="+", choices=["arena", "nixl", "stream"], default=["arena", "nixl", "stream"]
-    )
+    parser.add_argument("--transports", nargs="+", choices=TRANSPORTS, default=TRANSPORTS)
     parser.add_argument("--slots", type=int, default=64, help="blocks per call")
     parser.add_argument("--working-set-mib", type=int, help="default: four times the last-level cache")
     parser.add_argument("--seconds", type=float, default=2.0, help="per transport and size")
@@ -151,7 +149,7 @@ def triples(far: Far, path: Transport, args: argparse.Namespace) -> Iterator[tup
 
 
 def read_verified(far: Far, path: Transport, grant: pb.Grant, into: Sequence[Bytes]) -> None:
-    """As the product reads: on its own node by two threads, block by block; from another node all, then the checksums."""
+    """As the product reads: on its own node by two threads, block by block; else all, then the checksums."""
     if path.name == "arena":
         fits = far.near.copy_verified(grant, [[buffer] for buffer in into])
     else:

@@ -2,9 +2,9 @@
 everybody on the node.
 
 A file is a table of headers, then slots of one size. The pool node makes, fills in headers of, and removes files;
-writers write into the slots that they reserved, readers copy and verify. Its memory is taken when a file is made, so that
-a full /dev/shm is a refusal and not a SIGBUS. The owner holds a lock on each file for as long as it lives: whoever can
-take the lock may remove the file.
+writers write into the slots that they reserved, readers copy and verify. Its memory is taken when a file is made, so
+that a full /dev/shm is a refusal and not a SIGBUS. The owner holds a lock on each file for as long as it lives: whoever
+can take the lock may remove the file.
 """
 
 from __future__ import annotations

@@ -72,7 +72,6 @@ def serving(
     made: PoolSizes | None = None,
     *,
     nixl: NixlAgent | None = None,
-    folder: Path = SHM,
     offered=PATHS,
     **more,
 ) -> Iterator[Served]:
