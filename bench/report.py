@@ -49,11 +49,9 @@ def plot_bars(rows: Sequence[Mapping[str, Any]], value: str, path: Path) -> None
     figure.savefig(path, dpi=120)
 
 
-def panels(rows: int, columns: int) -> tuple[Any, Any]:
-    """A figure and its axes. Raises Unavailable."""
 def plot_pool(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """GiB/s over block size: each transport with and without checksums, and memcpy beside it. Raises Unavailable."""
-    figure, ((speed, share), (lease, calls)) = _panels()
+    figure, ((speed, share), (lease, calls)) = panels(2, 2)
     for name in sorted({one["path"] for one in cells}):
         mine = sorted((one for one in cells if one["path"] == name), key=lambda one: one["bytes"])
         kib = [one["bytes"] / 1024 for one in mine]
@@ -74,7 +72,8 @@ def plot_pool(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _panels() -> tuple[Any, Any]:
+def panels(rows: int, columns: int) -> tuple[Any, Any]:
+    """A figure and its axes. Raises Unavailable."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional and heavy
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional and heavy
@@ -99,5 +98,4 @@ def _distribution(axes: Any, values: Sequence[float], label: str) -> None:
     axes.set(title=label, xlabel="ms", ylabel="share of requests", ylim=(0, 1.02))
 
 
-__all__ = ["panels", "plot_bars", "plot_load"]
-__all__ = ["plot_load", "plot_pool"]
+__all__ = ["panels", "plot_bars", "plot_load", "plot_pool"]

@@ -20,12 +20,11 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingType, StructuredOutputsParams
-from vllm.v1.core.kv_cache_utils import get_none_hash_seed
+from vllm.v1.core.kv_cache_utils import get_block_hash, get_none_hash_seed
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.core.kv_cache_utils import get_block_hash, get_none_hash_seed
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor.abstract import Executor
