@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from shoal.instance.kv_connector_policy import Speeds
 from shoal.instance.pool.node import PoolNode, PoolSizes
 from shoal.instance.pool.service import PoolService, serve_pool, stop_pool
 from tests.instance.pool.pools import TOKEN
@@ -30,6 +31,13 @@ def prompt(tokens: int, seed: int) -> list[int]:
     return [rng.randrange(256) for _ in range(tokens)]
 
 
+class FetchAlways(Speeds):
+    """However slow this machine is, computing looks slower."""
+
+    def compute_ms(self, tokens: int, *, budget_tokens: int) -> float:
+        return float("inf")
+
+
 class Pooled:
     """One engine with a pool beside it. vLLM keeps one connector per process, so there cannot be two here."""
 
@@ -41,8 +49,7 @@ class Pooled:
         address, self.server = serve_pool(self.service, "127.0.0.1")
         engine.attach_pool(address, TOKEN, weights="w")
         self.half = engine.scheduler.connector.scheduler
-        self.half.speeds.saw_step = lambda *_: None  # fetching shall win here, however slow this machine is
-        self.half.speeds.b_ms = 1e3
+        self.half.speeds = FetchAlways()
 
     def wire(self, tokens: int, seed: int = 0, salt: str | None = None, **sampling: Any) -> bytes:
         sampling = {"max_tokens": 12, "ignore_eos": True, **(sampling or SAMPLING[0])}
