@@ -51,9 +51,9 @@ class Pooled:
         self.half = engine.scheduler.connector.scheduler
         self.half.speeds = FetchAlways()
 
-    def wire(self, tokens: int, seed: int = 0, salt: str | None = None, **sampling: Any) -> bytes:
+    def wire(self, tokens: int, content: int = 0, salt: str | None = None, **sampling: Any) -> bytes:
         sampling = {"max_tokens": 12, "ignore_eos": True, **(sampling or SAMPLING[0])}
-        return self.drive.wire(prompt(tokens, seed), changes={"cache_salt": salt}, **sampling)
+        return self.drive.wire(prompt(tokens, content), changes={"cache_salt": salt}, **sampling)
 
     def forget(self) -> None:
         """Empties the engine's own cache, as a restart would."""
@@ -89,7 +89,7 @@ def nothing_is_left_behind(pooled: Pooled) -> Iterator[None]:
 @pytest.mark.parametrize("sampling", SAMPLING, ids=["greedy", "seeded"])
 @pytest.mark.parametrize("tokens", [BLOCK * 4 + 5, BLOCK * 8, 700])
 def test_a_cold_engine_loads_what_was_saved_and_says_the_same(pooled: Pooled, tokens: int, sampling: Any) -> None:
-    wire = pooled.wire(tokens, seed=tokens, **sampling)
+    wire = pooled.wire(tokens, content=tokens, **sampling)
     cold = pooled.drive.run(wire)
     pooled.forget()
     before = pooled.reused()
@@ -99,7 +99,7 @@ def test_a_cold_engine_loads_what_was_saved_and_says_the_same(pooled: Pooled, to
 
 
 def test_what_was_generated_is_found_by_the_next_turn(pooled: Pooled) -> None:
-    first = pooled.drive.run(pooled.wire(64, seed=5, temperature=0, max_tokens=100))
+    first = pooled.drive.run(pooled.wire(64, content=5, temperature=0, max_tokens=100))
     turn = prompt(64, 5) + first.tokens
     pooled.forget()
     before = pooled.reused()
@@ -109,17 +109,17 @@ def test_what_was_generated_is_found_by_the_next_turn(pooled: Pooled) -> None:
 
 
 def test_another_tenants_prompt_finds_nothing(pooled: Pooled) -> None:
-    mine = pooled.drive.run(pooled.wire(200, seed=9, salt="a"))
+    mine = pooled.drive.run(pooled.wire(200, content=9, salt="a"))
     pooled.forget()
     before = pooled.reused()
-    assert pooled.drive.run(pooled.wire(200, seed=9, salt="b")).tokens == mine.tokens
+    assert pooled.drive.run(pooled.wire(200, content=9, salt="b")).tokens == mine.tokens
     assert pooled.reused() == before
-    assert pooled.drive.run(pooled.wire(200, seed=9, salt="a")).tokens == mine.tokens
+    assert pooled.drive.run(pooled.wire(200, content=9, salt="a")).tokens == mine.tokens
     pooled.forget()
 
 
 def test_damaged_blocks_are_recomputed_to_the_same_tokens(pooled: Pooled) -> None:
-    wire = pooled.wire(300, seed=11)
+    wire = pooled.wire(300, content=11)
     cold = pooled.drive.run(wire)
     pooled.forget()
     with pooled.node.lock:
@@ -133,7 +133,7 @@ def test_damaged_blocks_are_recomputed_to_the_same_tokens(pooled: Pooled) -> Non
 
 
 def test_a_pool_that_died_costs_a_recomputation_and_nothing_else(pooled: Pooled) -> None:
-    wire = pooled.wire(300, seed=12)
+    wire = pooled.wire(300, content=12)
     cold = pooled.drive.run(wire)
     pooled.forget()
     real = pooled.node.lease
@@ -146,7 +146,7 @@ def test_a_pool_that_died_costs_a_recomputation_and_nothing_else(pooled: Pooled)
 
 
 def test_many_requests_at_once_share_and_leave_nothing(pooled: Pooled) -> None:
-    wires = [pooled.wire(40 + 17 * n, seed=n % 4) for n in range(12)]
+    wires = [pooled.wire(40 + 17 * n, content=n % 4) for n in range(12)]
     cold = [heard.tokens for heard in pooled.drive.finish(*[pooled.drive.start(wire) for wire in wires])]
     pooled.forget()
     warm = [heard.tokens for heard in pooled.drive.finish(*[pooled.drive.start(wire) for wire in wires])]
@@ -155,7 +155,7 @@ def test_many_requests_at_once_share_and_leave_nothing(pooled: Pooled) -> None:
 
 
 def test_an_abort_during_a_load_gives_every_block_back(pooled: Pooled) -> None:
-    wire = pooled.wire(700, seed=21)
+    wire = pooled.wire(700, content=21)
     pooled.drive.run(wire)
     pooled.forget()
     engine_id = pooled.drive.start(wire)
