@@ -31,6 +31,7 @@ BENCHES = {
     "steady": ("shoal.bench.steady", "a steady stream over two instances: lost requests, memory growth, blocks"),
     "simulate": ("shoal.bench.simulate", "a cluster on a virtual clock: the production router over modelled engines"),
     "fidelity": ("shoal.bench.fidelity", "the simulator against a real run: errors of TTFT and TPOT"),
+    "pool": ("shoal.bench.pool", "the KV pool: each transport next to plain memcpy, and look-ups in its index"),
     "hangup": ("shoal.bench.hangup", "clients that hang up at random points: leaks, and how soon blocks are back"),
     "migrate": ("shoal.bench.migrate", "moves of running requests: the pause, the copy, and what others notice"),
     "rebalance": ("shoal.bench.rebalance", "round robin, least work, and least work with migration, near capacity"),

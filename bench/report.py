@@ -49,6 +49,29 @@ def plot_bars(rows: Sequence[Mapping[str, Any]], value: str, path: Path) -> None
     figure.savefig(path, dpi=120)
 
 
+def plot_pool(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """GiB/s over block size: each transport with and without checksums, and memcpy beside it. Raises Unavailable."""
+    figure, ((speed, share), (lease, calls)) = panels(2, 2)
+    for name in sorted({one["path"] for one in cells}):
+        mine = sorted((one for one in cells if one["path"] == name), key=lambda one: one["bytes"])
+        kib = [one["bytes"] / 1024 for one in mine]
+        speed.plot(kib, [one["gib_per_s"] for one in mine], "o-", label=name)
+        speed.plot(kib, [one["verified_gib_per_s"] for one in mine], "o--", label=f"{name}, verified")
+        share.plot(kib, [one["ratio_to_memcpy"] for one in mine], "o-", label=name)
+        share.plot(kib, [one["ratio_verified"] for one in mine], "o--", label=f"{name}, verified")
+        lease.plot(kib, [one["lease_ms"] for one in mine], "o-", label=name)
+        calls.plot(kib, [one["memcpy_gib_per_s"] for one in mine], "o-", label=f"memcpy beside {name}")
+    for axes, title in (
+        (speed, "GiB/s"),
+        (share, "ratio to memcpy"),
+        (lease, "lease and release, ms"),
+        (calls, "memcpy, GiB/s"),
+    ):
+        axes.set(title=title, xlabel="block, KiB", xscale="log", ylim=(0, None))
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def panels(rows: int, columns: int) -> tuple[Any, Any]:
     """A figure and its axes. Raises Unavailable."""
     try:
@@ -75,4 +98,4 @@ def _distribution(axes: Any, values: Sequence[float], label: str) -> None:
     axes.set(title=label, xlabel="ms", ylabel="share of requests", ylim=(0, 1.02))
 
 
-__all__ = ["panels", "plot_bars", "plot_load"]
+__all__ = ["panels", "plot_bars", "plot_load", "plot_pool"]

@@ -20,6 +20,7 @@ from shoal.cluster import reaper
 from shoal.cluster.launcher import Identity, InstanceProcess, ProcessGone, Served
 from shoal.cluster.niceness import renice
 from shoal.cluster.nodes import CONTROLLER, NAMESPACE, at_home
+from shoal.cluster.pool_ray import open_pool
 from shoal.instance.actor import InstanceActor
 from shoal.proto.errors import ShoalError, StartFailed
 
@@ -43,6 +44,9 @@ class HostedInstance(InstanceActor):
         served = await super().start(instance_id, incarnation, core)
         self.who = (instance_id, incarnation, served)
         return served
+
+    async def pool_address(self, block_bytes: int) -> str:
+        return await open_pool(self.config.model_dump_json(), self.token, block_bytes)
 
     async def birth(self) -> tuple[int, str]:
         return os.getpid(), ray.get_runtime_context().get_node_id()

@@ -139,6 +139,18 @@ class SloConfig(Section):
     decode_step_ms: PositiveFloat = Field(20.0, description="of a lone request; the goal per token is three times that")
 
 
+class PoolConfig(Section):
+    """The KV pool of a node: blocks outlive the engine that made them, and other instances find them."""
+
+    memory_bytes: int = Field(0, ge=0, description="of /dev/shm per node, taken at the start; 0: no pool")
+    disk_bytes: int = Field(0, ge=0, description="of the cold tier below it; 0: none")
+    disk_folder: Path = Field(Path("/var/tmp/shoal-pool"), description="of the cold tier")
+    segment_bytes: PositiveInt = Field(64 << 20, description="by which memory grows and shrinks")
+    transports: tuple[Literal["arena", "nixl", "stream"], ...] = Field(
+        ("arena", "stream"), description="between nodes; the fastest that a probe finds is used. nixl: needs its wheels"
+    )
+
+
 class ClusterConfig(Section):
     model: str = Field("tiny", description="'tiny' (made on the spot), a Hugging Face id, or a folder")
     served_model_name: str | None = Field(
@@ -175,6 +187,7 @@ class ClusterConfig(Section):
     start_timeout_s: PositiveFloat = Field(600.0, description="until every instance is ready, else `shoal up` fails")
     engine: EngineConfig = EngineConfig()
     fake: FakeEngineConfig = FakeEngineConfig()
+    pool: PoolConfig = PoolConfig()
     admission: AdmissionConfig = AdmissionConfig()
     limits: LimitsConfig = LimitsConfig()
     slo: SloConfig = SloConfig()
@@ -185,6 +198,8 @@ class ClusterConfig(Section):
     def _consistent(self) -> ClusterConfig:
         if self.http_port and self.http_port == self.grpc_port:
             raise ValueError(f"http_port and grpc_port are both {self.http_port}")
+        if self.engine.kind == "fake" and self.pool.memory_bytes:
+            raise ValueError("pool.memory_bytes: the fake engine has no KV blocks to keep")
         if self.engine.kind == "fake" and self.lora:
             raise ValueError("lora: the fake engine has no adapters")
         if self.scaling.min_instances > self.scaling.max_instances:
@@ -237,6 +252,7 @@ __all__ = [
     "FakeEngineConfig",
     "LimitsConfig",
     "MigrationConfig",
+    "PoolConfig",
     "ScalingConfig",
     "Section",
     "SloConfig",

@@ -27,6 +27,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/nodes.py",
         "cluster/pre_stop.py",
         "cluster/serve_application.py",
+        "cluster/pool_ray.py",
     ),
     "vllm": (
         "cluster/frontend_seam.py",
@@ -35,6 +36,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "instance/vllm_seam.py",
     ),
     "torch": (
+        "instance/kv_connector_worker.py",
         "instance/tiny_model.py",
         "instance/vllm_blocks.py",
         "instance/vllm_worker.py",
@@ -57,6 +59,8 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/observer.py",
         "instance/actor.py",
         "instance/migration/line.py",
+        "instance/pool/client.py",
+        "instance/pool/service.py",
         "instance/server.py",
         "proto/v1/",
     ),

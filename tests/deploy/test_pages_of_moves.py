@@ -79,9 +79,8 @@ async def test_every_panel_of_migration_moves_when_requests_do(tmp_path: Path) -
 @pytest.mark.servers
 def test_every_panel_of_the_pool_moves_when_it_works(tmp_path: Path) -> None:
     pool_metrics = pytest.importorskip("shoal.instance.pool.metrics")
-    from tests.instance.pool.pools import keys, serving, sizes  # noqa: PLC0415 - beside what may be absent
-
     from shoal.proto.v1 import pool_pb2  # noqa: PLC0415
+    from tests.instance.pool.pools import keys, serving, sizes  # noqa: PLC0415 - beside what may be absent
 
     with serving(made=sizes(2, slots=16)) as pool:
         url, server = pool_metrics.serve_pool_metrics(pool.service, "127.0.0.1")
