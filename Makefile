@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
-.PHONY: help install up down test unit e2e nightly lint format types proto docs lock
+.PHONY: help install up down test unit e2e nightly lint format types proto docs deploy lock
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ proto: install  ## regenerate proto/v1 from the .proto files
 
 docs: install  ## regenerate the tables in docs/ that come from code
 	$(BIN)/python docs/config_table.py
+
+deploy: install  ## regenerate what the chart, the dashboards and the alerts take from code
+	$(BIN)/python deploy/values_schema.py
+	$(BIN)/python deploy/monitoring/generate.py
 
 lock: ## resolve all dependencies anew into requirements/constraints.txt
 	requirements/lock.sh

@@ -1,9 +1,9 @@
 """Round robin, least work, and least work with live migration, at shares of the fleet's capacity.
 
 Lengths are heavy-tailed and arrivals come in bursts; KV memory is what is short, as with large models. Fake engines
-wait their modelled step time and speak the real protocol (--fleet fake:N, given as often as wanted); real ones serve the tiny
-model over HTTP (--fleet real:2). *Capacity* is the highest rate at which least work keeps 95 % of the requests within
-the SLO, found by bisection. Every policy gets the same requests at the same times.
+wait their modelled step time and speak the real protocol (--fleet fake:N, given as often as wanted). *Capacity* is the
+highest rate at which least work keeps 95 % of the requests within the SLO, found by bisection. Every policy gets the
+same requests at the same times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shoal.bench.outcome import Outcome
 from shoal.bench.record import End, Record
 from shoal.bench.report import plot_bars
 from shoal.bench.summary import Slo
-from shoal.bench.workload import LoadRequest, LogNormalLength, PromptMaker, build_requests, synthetic_rows
+from shoal.bench.workload import LoadRequest, LogNormalLength, PromptMaker, RequestClass, build_requests, synthetic_rows
 from shoal.proto.config import ClusterConfig, MigrationConfig
 from shoal.proto.errors import InvalidArgument
 
@@ -50,17 +50,18 @@ class Load:
     cv: float
     input_cap: int
     output_cap: int
+    classes: tuple[RequestClass, ...] = (RequestClass(),)
 
     def requests(self, rate_rps: float, seconds: float, seed: int) -> list[LoadRequest]:
         rng = random.Random(seed)
         times = arrival_times(Gamma(self.cv), rate_rps, max(2, round(rate_rps * seconds)), rng)
         inputs = LogNormalLength(self.input_mean, self.sigma, self.input_cap)
         outputs = LogNormalLength(self.output_mean, self.sigma, self.output_cap)
-        return build_requests(synthetic_rows(times, inputs, outputs, rng), rng)
+        return build_requests(synthetic_rows(times, inputs, outputs, rng), rng, classes=self.classes)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fleet", action="append", metavar="fake:N|real:N", help="default: fake:4")
+    parser.add_argument("--fleet", action="append", metavar="fake:N", help="default: fake:4")
     parser.add_argument("--shares", default="0.5,0.85", help="of capacity")
     parser.add_argument("--seconds", type=float, default=14.0, help="of arrivals, per policy and share")
     parser.add_argument("--rate", type=float, help="take this as the capacity, in requests per second and instance")
@@ -72,11 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def fleet_of(text: str) -> tuple[str, int]:
+def fleet_of(text: str) -> int:
     kind, _, count = text.partition(":")
-    if kind not in ("fake", "real") or not count.isdigit() or int(count) < 2:
-        raise InvalidArgument("fleet", limit="fake:N or real:N with N at least 2", given=text)
-    return kind, int(count)
+    if kind != "fake" or not count.isdigit() or int(count) < 2:
+        raise InvalidArgument("fleet", limit="fake:N with N at least 2", given=text)
+    return int(count)
 
 
 class FakeFleet:
@@ -90,12 +91,16 @@ class FakeFleet:
         planner = self.cluster.controller.planner
         moves_before = len(planner.ended)
         planner.rules = MigrationConfig(enabled=POLICIES[policy], **RULES)
-        prompts = PromptMaker(seed, VOCABULARY)
-        frontend = await self.cluster.frontend(policy.split("+")[0], prompts)
-        run = await drive(frontend, self.load.requests(rate_rps, seconds, seed), timeout_s=seconds + DRAIN_S)
-        await frontend.stop()
+        records = await self.drive(policy.split("+")[0], self.load.requests(rate_rps, seconds, seed), seed)
         moves = list(planner.ended)[moves_before:]
-        return {"policy": policy, "rate_rps": rate_rps, **self.score(run.records, [move.outcome for move in moves])}
+        return {"policy": policy, "rate_rps": rate_rps, **self.score(records, [move.outcome for move in moves])}
+
+    async def drive(self, policy: str, requests: Sequence[LoadRequest], seed: int) -> list[Record]:
+        """Through a frontend of its own."""
+        frontend = await self.cluster.frontend(policy, PromptMaker(seed, VOCABULARY))
+        run = await drive(frontend, requests, timeout_s=requests[-1].due_s + DRAIN_S)
+        await frontend.stop()
+        return run.records
 
     def score(self, records: Sequence[Record], outcomes: Sequence[str]) -> dict[str, Any]:
         return {**score(records, self.slo), "moves": {name: outcomes.count(name) for name in sorted(set(outcomes))}}
@@ -173,13 +178,12 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def run(args: argparse.Namespace) -> Outcome:
     began_s = time.monotonic()
     rows: list[dict[str, Any]] = []
-    for kind, count in map(fleet_of, args.fleet or ["fake:4"]):
+    for count in map(fleet_of, args.fleet or ["fake:4"]):
         with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
-            if kind == "fake":
-                rows += asyncio.run(_fake_rows(args, count, Path(folder)))
+            rows += asyncio.run(_fake_rows(args, count, Path(folder)))
     if args.plot:
         plot_bars(rows, "ttft_ms_p99", args.plot)
     return Outcome({"gains": gains(rows), "rows": rows, "seconds": time.monotonic() - began_s})
 
 
-__all__ = ["Load", "add_arguments", "fleet_of", "gains", "run", "score"]
+__all__ = ["FakeFleet", "Load", "add_arguments", "capacity_rps", "fleet_of", "gains", "run", "score"]

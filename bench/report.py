@@ -15,8 +15,7 @@ from shoal.proto.errors import Unavailable
 
 def plot_load(records: Sequence[Record], result: Mapping[str, Any], path: Path) -> None:
     """TTFT over time, output tokens per second, and the distributions of TTFT and TPOT. Raises Unavailable."""
-    figure = _figure((12, 8))
-    (first, flow), (ttft, tpot) = figure.subplots(2, 2)
+    figure, ((first, flow), (ttft, tpot)) = panels(2, 2)
     done = [record for record in records if record.end is End.COMPLETED]
     start_s = min((record.due_s for record in records), default=0.0)
     first.plot(
@@ -35,16 +34,9 @@ def plot_load(records: Sequence[Record], result: Mapping[str, Any], path: Path) 
     figure.savefig(path, dpi=120)
 
 
-def panels(rows: int, columns: int) -> tuple[Any, Any]:
-    """A figure and its axes. Raises Unavailable."""
-    figure = _figure((6 * columns, 4 * rows))
-    return figure, figure.subplots(rows, columns)
-
-
 def plot_bars(rows: Sequence[Mapping[str, Any]], value: str, path: Path) -> None:
     """One group of bars per fleet and share, one bar per policy, on a logarithmic scale. Raises Unavailable."""
-    figure = _figure((9, 5))
-    axes = figure.subplots()
+    figure, axes = panels(1, 1)
     groups = list(dict.fromkeys((row["fleet"], row["share"]) for row in rows))
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     for number, policy in enumerate(policies):
@@ -57,15 +49,39 @@ def plot_bars(rows: Sequence[Mapping[str, Any]], value: str, path: Path) -> None
     figure.savefig(path, dpi=120)
 
 
-def _figure(size: tuple[float, float]) -> Any:
+def plot_pool(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """GiB/s over block size: each transport with and without checksums, and memcpy beside it. Raises Unavailable."""
+    figure, ((speed, share), (lease, calls)) = panels(2, 2)
+    for name in sorted({one["path"] for one in cells}):
+        mine = sorted((one for one in cells if one["path"] == name), key=lambda one: one["bytes"])
+        kib = [one["bytes"] / 1024 for one in mine]
+        speed.plot(kib, [one["gib_per_s"] for one in mine], "o-", label=name)
+        speed.plot(kib, [one["verified_gib_per_s"] for one in mine], "o--", label=f"{name}, verified")
+        share.plot(kib, [one["ratio_to_memcpy"] for one in mine], "o-", label=name)
+        share.plot(kib, [one["ratio_verified"] for one in mine], "o--", label=f"{name}, verified")
+        lease.plot(kib, [one["lease_ms"] for one in mine], "o-", label=name)
+        calls.plot(kib, [one["memcpy_gib_per_s"] for one in mine], "o-", label=f"memcpy beside {name}")
+    for axes, title in (
+        (speed, "GiB/s"),
+        (share, "ratio to memcpy"),
+        (lease, "lease and release, ms"),
+        (calls, "memcpy, GiB/s"),
+    ):
+        axes.set(title=title, xlabel="block, KiB", xscale="log", ylim=(0, None))
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def panels(rows: int, columns: int) -> tuple[Any, Any]:
+    """A figure and its axes. Raises Unavailable."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional and heavy
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional and heavy
     except ImportError:
         raise Unavailable("plots need matplotlib: install the `bench` extra") from None
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(6 * columns, 4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure
+    return figure, figure.subplots(rows, columns)
 
 
 def _tokens_per_second(done: Sequence[Record], start_s: float) -> list[tuple[int, int]]:
@@ -82,4 +98,4 @@ def _distribution(axes: Any, values: Sequence[float], label: str) -> None:
     axes.set(title=label, xlabel="ms", ylabel="share of requests", ylim=(0, 1.02))
 
 
-__all__ = ["panels", "plot_bars", "plot_load"]
+__all__ = ["panels", "plot_bars", "plot_load", "plot_pool"]

@@ -21,6 +21,8 @@ from tqdm import tqdm
 from shoal.bench.outcome import Outcome
 from shoal.bench.stats import percentile
 from shoal.router.contract import InstanceInfo, InstanceLoad, Placement, Role, RouteRequest
+from shoal.router.foresight import Foresight
+from shoal.router.output_lengths import OutputLengths
 from shoal.router.place import place
 from shoal.router.prefix_index import PrefixIndex
 from shoal.router.profile import PROFILES, build_policy
@@ -86,6 +88,7 @@ def _time_decisions(
 
 def _view(instances: int, holding: Holding, rng: Random) -> ClusterView:
     view = ClusterView()
+    view.foresight = _foresight(rng)
     for number in range(instances):
         view.join(InstanceInfo(f"i{number}", Role.MIXED, BLOCK_SIZE, 30_000, 1 << 20, 8192, 256))
         view.observe(f"i{number}", _load(rng), 0.0)
@@ -100,8 +103,16 @@ def _requests(chains: Sequence[Chain], count: int, rng: Random) -> Iterator[Rout
         yield RouteRequest(f"r{number}", len(hashes) * BLOCK_SIZE + 7, 200, hashes)
 
 
+def _foresight(rng: Random) -> Foresight:
+    """As in a frontend that has served for a while: the look ahead at memory takes part in each decision."""
+    lengths = OutputLengths()
+    for _ in range(1000):
+        lengths.ended(rng.randrange(1, 500))
+    return lengths.foresee(Foresight())
+
+
 def _load(rng: Random) -> InstanceLoad:
-    return InstanceLoad(rng.randrange(60), rng.randrange(9), rng.randrange(9999), 0, rng.randrange(99999), 9000, 20.0)
+    return InstanceLoad(rng.randrange(60), rng.randrange(9), rng.randrange(9999), 0, rng.randrange(99999), 19000, 20.0)
 
 
 def _chain(rng: Random, blocks: int) -> Chain:

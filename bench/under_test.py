@@ -70,6 +70,7 @@ class FrontendStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     instances: list[InstanceStatus] = []
     frontends: list[FrontendStatus] = []
+    metrics: str = ""
 
     def ready(self) -> list[InstanceStatus]:
         return [instance for instance in self.instances if instance.state == READY]

@@ -183,7 +183,8 @@ class Controller:
         told_to_drain = self.live[slot_id].load.draining and slot_id in self.fleet.wanted
         if told_to_drain and slot.state is m.InstanceState.READY and len(self.fleet.wanted) > 1:
             self._become(f.drain(self.fleet, slot_id))  # by a controller before this one
-        self._tell(slot_id)
+        for one in self.slots:  # it is a peer of the others from now on, if it was ready already
+            self._tell(one, steer=one == slot_id)
 
     def _published(self, slot_id: str) -> None:
         self.changed()

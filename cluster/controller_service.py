@@ -33,8 +33,8 @@ Context: TypeAlias = Any  # grpc's stubs have no generic context
 
 
 class ControllerService(rpc.ControllerServicer):
-    def __init__(self, controller: Controller, token: str) -> None:
-        self._controller, self._token = controller, token
+    def __init__(self, controller: Controller, token: str, metrics: str = "") -> None:
+        self._controller, self._token, self._metrics = controller, token, metrics
         self._frontends: dict[str, tuple[int, pb.FrontendInfo]] = {}
         self._watchers = 0
         self._streams = 0
@@ -78,6 +78,7 @@ class ControllerService(rpc.ControllerServicer):
             frontends=[info for _, info in self._frontends.values()],
             moves=controller.planner.in_flight(),
             act=controller.fleet.words,
+            metrics=self._metrics,
         )
 
     async def Revive(self, request: pb.ReviveRequest, context: Context) -> pb.ReviveReply:

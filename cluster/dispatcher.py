@@ -20,13 +20,13 @@ from typing import Any
 
 from shoal.cluster.handovers import Handovers
 from shoal.cluster.inquiries import Inquiries
-from shoal.cluster.instance_words import change_of, check_outputs, info_of, load_of, refusal_of
+from shoal.cluster.instance_words import changes_of, check_outputs, info_of, load_of, refusal_of
 from shoal.cluster.journal import FINISH_OUTCOMES, Outcome, Ticket, Verdict
 from shoal.cluster.ledgers import Flight, Ledgers
 from shoal.cluster.link import Link, LinkEnd
 from shoal.cluster.request_context import RequestContext
 from shoal.instance.frames import TELL_BLOCKS
-from shoal.proto.config import AdmissionConfig
+from shoal.proto.config import AdmissionConfig, SloConfig
 from shoal.proto.errors import (
     DeadlinePassed,
     InvalidArgument,
@@ -44,7 +44,7 @@ from shoal.router.view import Standing
 log = logging.getLogger(__name__)
 TICK_S = 0.05
 RETURNS_PER_TICK = 8
-GRACE_S = 0.02  # a node's instances die together: nobody may be sent to the next one to die, and be suspected
+GRACE_S = 0.05  # a node's instances die together: nobody may be sent to the next one to die, and be suspected
 RETRY_AFTER_S = 2.0
 
 
@@ -61,10 +61,11 @@ class Dispatcher:
         emit: Callable[[Any], None],
         fail: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        slo: SloConfig = SloConfig(),
     ) -> None:
         self.policy, self.rng, self.clock = policy, rng, clock
         self.decode, self.emit = decode, emit
-        self.ledgers = Ledgers(limits, fail, clock)
+        self.ledgers = Ledgers(limits, fail, clock, slo)
         self.view, self.journal, self.admission = self.ledgers.view, self.ledgers.journal, self.ledgers.admission
         self.flights, self.quarantine = self.ledgers.flights, self.ledgers.quarantine
         self.returns_left, self.returns_after_s = RETURNS_PER_TICK, 0.0
@@ -135,7 +136,7 @@ class Dispatcher:
             raise
 
     def _pump(self) -> None:
-        """Place whatever can be placed, in the queue's order. One that waits for its adapter holds up nobody else."""
+        """Place whatever can be placed, in the queue's order, until one waits for what all compete for."""
         if self.view.placeable == 0:
             return
         for route in list(self.admission.queued()):
@@ -144,23 +145,28 @@ class Dispatcher:
                 if not self.returns_left or self.clock() < self.returns_after_s:
                     return
                 self.returns_left -= 1
-            self._try(flight, route)
+            if self._try(flight, route):
+                return
 
-    def _try(self, flight: Flight, route: RouteRequest) -> None:
-        """Placed or failed, it is out of the queue; else it goes on waiting."""
+    def _try(self, flight: Flight, route: RouteRequest) -> bool:
+        """Placed or failed, it is out of the queue; else it goes on waiting. True: so should all behind it."""
         request_id = route.request_id
         try:
-            match self.handovers.way_back(flight) or place(route, self.view, self.policy, self.clock(), self.rng):
+            began_s = self.clock()
+            decision = self.handovers.way_back(flight) or place(route, self.view, self.policy, began_s, self.rng)
+            self.ledgers.metrics.decided(self.clock() - began_s)
+            match decision:
                 case Placement() as placement:
                     self._send(flight, placement)
                 case Rejection(reason):
                     error = InvalidArgument("request", limit="servable by this cluster", given=reason)
                     self.ledgers.fail(request_id, Outcome.REFUSED, error)
-                case Wait():
-                    pass
+                case Wait(holds_up=holds_up):
+                    return holds_up
         except Exception:  # one request that nobody can place must not hold up all others
             log.exception("%s cannot be placed", request_id)
             self.ledgers.fail(request_id, Outcome.ERROR, ServerFault(f"{request_id}: its placement failed"))
+        return False
 
     def _send(self, flight: Flight, placement: Placement) -> None:
         hit("dispatcher.before_assign")
@@ -215,17 +221,12 @@ class Dispatcher:
             self.view.acknowledged(request_id)
         if report.outputs:
             self._accept_outputs(link, report)
-        self.view.observe(link.instance_id, load_of(report.load), self.clock())
-        self._on_blocks(link, report)
-        if self.admission.queued_requests:
-            self._pump()
-
-    def _on_blocks(self, link: Link, report: pb.StepReport) -> None:
-        """What was missed makes the instance tell all of its blocks anew; until then it counts as empty."""
-        changes = [(change_of(change), change.hashes) for change in report.blocks]
-        if self.view.block_batch(link.instance_id, changes, report.block_sequence):
+        self.ledgers.observe(link.instance_id, load_of(report.load))
+        if self.view.block_batch(link.instance_id, changes_of(report), report.block_sequence):
             log.warning("%s: block changes before number %d are missing", link.instance_id, report.block_sequence)
             link.send(pb.Up(call=pb.Call(method=TELL_BLOCKS)))
+        if self.admission.queued_requests:
+            self._pump()
 
     def _accept_outputs(self, link: Link, report: pb.StepReport) -> None:
         batch = self.decode(report.outputs)
@@ -248,8 +249,7 @@ class Dispatcher:
         hit("dispatcher.after_accept")
         if output.new_token_ids:
             now_s, flight = self.clock(), self.flights[output.request_id]
-            self.view.first_token(output.request_id)
-            self.admission.started(output.request_id, now_s)
+            self.ledgers.started(output.request_id, now_s)
             self.handovers.went_on(flight, now_s)
             flight.heard_s = now_s
         if epoch > 1 and getattr(output, "events", None):

@@ -36,7 +36,7 @@ from shoal.cluster.tenants import ANYBODY, Tenants
 from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import InvalidArgument, ShoalError
 from shoal.proto.v1 import instance_pb2 as pb
-from shoal.router.contract import RouteRequest
+from shoal.router.contract import RouteRequest, Traits
 
 INLINE_BYTES = 1 << 30
 ADOPT_TIMEOUT_S = 3.0
@@ -144,6 +144,7 @@ class ClusterClient(EngineCoreClient):
             priority=request.priority,
             arrived_s=now_s,
             deadline_s=now_s + (context.deadline_s or self.config.admission.default_deadline_s),
+            traits=Traits(temperature=request.sampling_params.temperature, hour=time.localtime().tm_hour),
         )
         return Ticket(
             route,

@@ -21,7 +21,7 @@ import uvicorn
 
 from shoal.cluster.dispatcher import Dispatcher
 from shoal.cluster.engine_client import ClusterClient
-from shoal.cluster.frontend_metrics import FrontendRegistry, serve_metrics
+from shoal.cluster.frontend_metrics import FrontendRegistry
 from shoal.cluster.frontend_seam import VLLM_VERSION, app_over, block_hasher, hash_seed, llm_over, parse_flags
 from shoal.cluster.grpc_api.ports import Models
 from shoal.cluster.grpc_api.server import GrpcServer, start_server
@@ -29,9 +29,11 @@ from shoal.cluster.grpc_api.servicer import InferenceServicer
 from shoal.cluster.grpc_api.vllm_port import VllmEngine
 from shoal.cluster.http_edge import HttpEdge
 from shoal.cluster.inner_service import InnerServer
+from shoal.cluster.logs import requests
 from shoal.cluster.membership_watch import MembershipWatch
 from shoal.cluster.tenants import Tenants
 from shoal.instance.engine_factory import resolve_model
+from shoal.instance.metrics_page import serve_page
 from shoal.instance.vllm_flags import vllm_flags
 from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import StartFailed
@@ -45,7 +47,7 @@ GRACE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class FrontendPlan:
-    """What a frontend must be told. `controller` gives the controller's present address."""
+    """What a frontend must be told. `controller` gives the controller's present address, and may block."""
 
     config: ClusterConfig
     frontend_id: str
@@ -71,10 +73,11 @@ class Frontend:
         self.llm = llm_over(self.client, args)
         self._attach_client()
         logging.getLogger("shoal").setLevel(logging.WARNING)  # a library of vLLM's application sets the root to ERROR
+        requests.setLevel(logging.INFO if config.log_requests else logging.WARNING)
         self.app = HttpEdge(await app_over(self.llm, args), tenants.authenticate, config.limits)
         self.grpc = await self._serve_grpc(tenants, self.app)
-        url, self.metrics_server = serve_metrics(
-            FrontendRegistry(self.dispatcher, config.model_name, plan.frontend_id), config.host
+        url, self.metrics_server = serve_page(
+            FrontendRegistry(self.dispatcher, config.model_name, plan.frontend_id), config.host, config.metrics_port
         )
         if config.frontend == "own":
             self._serve_http()
@@ -87,6 +90,7 @@ class Frontend:
         self.dispatcher = Dispatcher(
             policy=build_policy(config.policy, config.weights),
             limits=config.admission,
+            slo=config.slo,
             rng=Random(),
             decode=self.client.decode,
             emit=self.client.emit,

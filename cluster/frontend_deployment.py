@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import uuid
 from typing import Any
 
 from ray import serve
+from ray.serve import Application
 from ray.serve.api import RunTarget
 
+from shoal.cluster.logs import set_up_logs
+from shoal.cluster.nodes import FRONTEND_SLOT, at_home, find_controller, slot
 from shoal.instance.actor import lead_process_group
 from shoal.instance.vllm_flags import set_vllm_environment
 from shoal.proto.config import ClusterConfig
@@ -22,25 +24,26 @@ from shoal.proto.config import ClusterConfig
 APPLICATION = "shoal"
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 30.0
+DRAIN_S = 5.0
 
 
 class FrontendReplica:
     """One replica. Its work is Frontend's."""
 
-    async def __init__(self, config: ClusterConfig, controller_address: str) -> None:  # type: ignore[misc] # Ray awaits it
+    async def __init__(self, config: ClusterConfig) -> None:  # type: ignore[misc] # Ray awaits it
         lead_process_group()
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+        set_up_logs(config.log_format, logging.WARNING)
         os.environ["VLLM_MAX_N_SEQUENCES"] = str(config.limits.choices)
         set_vllm_environment()
         from shoal.cluster.frontend import Frontend, FrontendPlan  # noqa: PLC0415 - imports vLLM, for 12 to 40 s
 
         secret = config.secret.get_secret_value()
         plan = FrontendPlan(
-            config=config,
+            config=at_home(config),
             frontend_id=f"frontend-{uuid.uuid4().hex[:8]}",
             token=secret,
             secret=secret,
-            controller=lambda: controller_address,
+            controller=find_controller,
         )
         self.frontend = Frontend(plan)
         await self.frontend.start()
@@ -56,10 +59,8 @@ class FrontendReplica:
         await self.frontend.stop()
 
 
-def deploy(config: ClusterConfig, controller_address: str) -> None:
-    """Starts Serve and the frontends; returns once they are asked for, not once they serve."""
-    location = "Disabled" if config.frontend == "own" else "HeadOnly"
-    serve.start(proxy_location=location, http_options={"host": config.host, "port": config.http_port})
+def frontends(config: ClusterConfig, *, drain_s: float = DRAIN_S) -> Application:
+    """The deployment, not run yet. `drain_s`: how long a replica that must go may finish what it has."""
     # ingress() without an application: vLLM's cannot be pickled, so the replica builds it.
     replicas: Any = serve.deployment(
         serve.ingress()(FrontendReplica),
@@ -68,13 +69,21 @@ def deploy(config: ClusterConfig, controller_address: str) -> None:
         max_ongoing_requests=10_000,
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
-        graceful_shutdown_timeout_s=5.0,
+        graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=0.2,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "resources": slot(config, FRONTEND_SLOT)},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
-    target = RunTarget(replicas.bind(config, controller_address), name=APPLICATION, route_prefix="/")
+    application: Application = replicas.bind(config)
+    return application
+
+
+def deploy(config: ClusterConfig) -> None:
+    """Starts Serve and the frontends; returns once they are asked for, not once they serve."""
+    location = "Disabled" if config.frontend == "own" else "HeadOnly"
+    serve.start(proxy_location=location, http_options={"host": config.host, "port": config.http_port})
+    target = RunTarget(frontends(config), name=APPLICATION, route_prefix="/")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-__all__ = ["APPLICATION", "deploy"]
+__all__ = ["APPLICATION", "deploy", "frontends"]

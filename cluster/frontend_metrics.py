@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any
 
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from shoal.cluster.dispatcher import Dispatcher
@@ -48,8 +47,15 @@ class FrontendRegistry:
             "admitted_tokens", "Prompt tokens of requests without a first token.", dispatcher.admission.tokens
         )
         yield self._gauge("linked_instances", "Instances with an open stream.", len(dispatcher.links))
-        ages_s = [c.age_s for c in dispatcher.view.candidates(now_s)]
-        yield self._gauge("view_age_seconds_max", "Age of the oldest report in the view.", max(ages_s, default=0.0))
+        ages = GaugeMetricFamily(
+            "shoal_frontend_view_age_seconds", "Age of the last report.", labels=[*self.labels, "engine"]
+        )
+        for candidate in dispatcher.view.candidates(now_s):
+            ages.add_metric([*self.labels.values(), candidate.info.id], candidate.age_s)
+        yield ages
+        for family in dispatcher.ledgers.metrics.collect():
+            family.samples = [s._replace(labels={**self.labels, **s.labels}) for s in family.samples]
+            yield family
         outcomes = CounterMetricFamily("shoal_frontend_requests", "Ended requests.", labels=[*self.labels, "outcome"])
         for outcome in Outcome:
             outcomes.add_metric([*self.labels.values(), outcome.value], dispatcher.journal.outcomes[outcome])
@@ -101,9 +107,4 @@ class FrontendRegistry:
         return gauge
 
 
-def serve_metrics(registry: FrontendRegistry, host: str) -> tuple[str, Any]:
-    http_server, _thread = start_http_server(0, addr=host, registry=registry)
-    return f"http://{host}:{http_server.server_port}/metrics", http_server
-
-
-__all__ = ["FrontendRegistry", "serve_metrics"]
+__all__ = ["FrontendRegistry"]

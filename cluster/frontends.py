@@ -14,12 +14,12 @@ APPLICATION = "shoal"
 _LOST = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
-def deploy_frontends(config: ClusterConfig, controller_address: str) -> None:
+def deploy_frontends(config: ClusterConfig) -> None:
     """Returns when they are asked for. They make themselves known to the controller when they serve."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     from shoal.cluster.frontend_deployment import deploy  # noqa: PLC0415 - a build without frontends can run the rest
 
-    deploy(config, controller_address)
+    deploy(config)
 
 
 def deploy_error() -> str:

@@ -101,7 +101,7 @@ class Head:
         say(step="starting the controller")
         address = self._start_controller()
         say(controller=address, step="starting instances")
-        threading.Thread(target=self._deploy, args=(address,), daemon=True).start()
+        threading.Thread(target=self._deploy, daemon=True).start()
         return self._await_ready(address)
 
     def _start_controller(self) -> str:
@@ -116,9 +116,9 @@ class Head:
         where: str = ray.get(self.controller.where.remote(), timeout=CONTROLLER_S)
         return where
 
-    def _deploy(self, address: str) -> None:
+    def _deploy(self) -> None:
         try:
-            deploy_frontends(self.config, address)
+            deploy_frontends(self.config)
             while not self.frontends_error and not self.judged.wait(DEPLOY_CHECK_S):
                 self.frontends_error = (error := deploy_error()) and f"frontends: {error}"
         except Exception as exc:  # a thread's error must reach the one who waits

@@ -60,6 +60,7 @@ class HttpEdge:
             context = self._admit(scope)
         except ShoalError as exc:
             return await send_error(send, exc)
+        _name(scope, context.request_id)
         body = LimitedBody(receive, self.limits.body_bytes, context)
         response = HeldResponse(send, context)
         with open_request(context):
@@ -90,6 +91,12 @@ class HttpEdge:
             priority=int(_number(headers, "x-shoal-priority", -(2**31), 2**31 - 1)),
             deadline_s=_number(headers, "x-shoal-deadline", 0, 86_400),
         )
+
+
+def _name(scope: Scope, request_id: str) -> None:
+    """vLLM builds its ids on this header: what our response header says is then found in each id inside."""
+    if not any(key == b"x-request-id" for key, _ in scope["headers"]):
+        scope["headers"] = [*scope["headers"], (b"x-request-id", request_id.encode())]
 
 
 def _api_key(headers: dict[str, str]) -> str | None:

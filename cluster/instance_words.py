@@ -8,6 +8,7 @@ from typing import Any
 from shoal.cluster.journal import FINISH_OUTCOMES
 from shoal.proto.errors import BadMessage, ClientFault, ShoalError, Unavailable
 from shoal.proto.v1 import instance_pb2 as pb
+from shoal.router.block_feed import Change
 from shoal.router.contract import InstanceInfo, InstanceLoad, Role
 
 RETRY_AFTER_S = 2.0
@@ -48,11 +49,11 @@ def load_of(load: pb.Load) -> InstanceLoad:
     )
 
 
-def change_of(change: pb.BlockChange) -> str:
-    """Kind of a block change, as ClusterView knows it."""
-    if change.kind not in _BLOCK_KINDS:
-        raise BadMessage(f"block change of unknown kind {change.kind}")
-    return _BLOCK_KINDS[change.kind]
+def changes_of(report: pb.StepReport) -> list[Change]:
+    """Its block changes, in order."""
+    if unknown := [change.kind for change in report.blocks if change.kind not in _BLOCK_KINDS]:
+        raise BadMessage(f"block changes of unknown kinds {unknown[:3]}")
+    return [(_BLOCK_KINDS[change.kind], change.hashes) for change in report.blocks]
 
 
 def check_outputs(outputs: Sequence[Any], report: pb.StepReport) -> None:
@@ -70,4 +71,4 @@ def refusal_of(instance_id: str, refused: pb.Refused) -> ShoalError:
     return Unavailable(f"{instance_id}: {refused.reason}", retry_after_s=RETRY_AFTER_S)
 
 
-__all__ = ["RefusedByInstance", "change_of", "check_outputs", "info_of", "load_of", "refusal_of"]
+__all__ = ["RefusedByInstance", "changes_of", "check_outputs", "info_of", "load_of", "refusal_of"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import ray
@@ -18,27 +19,34 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from shoal.cluster import reaper
 from shoal.cluster.launcher import Identity, InstanceProcess, ProcessGone, Served
 from shoal.cluster.niceness import renice
+from shoal.cluster.nodes import CONTROLLER, NAMESPACE, at_home
+from shoal.cluster.pool_ray import open_pool
 from shoal.instance.actor import InstanceActor
 from shoal.proto.errors import ShoalError, StartFailed
 
 T = TypeVar("T")
-NAMESPACE = "shoal"
-CONTROLLER = "controller"
 ANSWER_S = 5.0
 BIRTH_S = 120.0
 STOP_S = 3.0
 
 
 class HostedInstance(InstanceActor):
-    """InstanceActor that can tell a new controller who it is."""
+    """InstanceActor that listens on its machine's address and can tell a new controller who it is."""
 
     who: tuple[str, int, dict[str, Any] | None] = ("", 0, None)
+
+    def __init__(self, config_json: str, token: str) -> None:
+        super().__init__(config_json, token)
+        self.config = at_home(self.config)
 
     async def start(self, instance_id: str, incarnation: int, core: int | None) -> dict[str, Any]:
         self.who = (instance_id, incarnation, None)
         served = await super().start(instance_id, incarnation, core)
         self.who = (instance_id, incarnation, served)
         return served
+
+    async def pool_address(self, block_bytes: int) -> str:
+        return await open_pool(self.config.model_dump_json(), self.token, block_bytes)
 
     async def birth(self) -> tuple[int, str]:
         return os.getpid(), ray.get_runtime_context().get_node_id()
@@ -59,8 +67,8 @@ class RayProcess:
     def _born(self, birth: tuple[int, str]) -> None:
         self.pid, self.local = birth[0], birth[1] == ray.get_runtime_context().get_node_id()
 
-    async def await_birth(self) -> None:
-        self._born(await self._ask(self.handle.birth.remote(), BIRTH_S))
+    async def await_birth(self, wait_s: float) -> None:
+        self._born(await self._ask(self.handle.birth.remote(), wait_s))
 
     async def warm(self) -> None:
         await self._ask(self.handle.warm.remote())
@@ -163,14 +171,29 @@ def _reason(exc: RayActorError) -> str:
 
 
 class RayLauncher:
-    """Wraps InstanceActor; the options are the same for every instance."""
+    """Wraps InstanceActor; the options are the same for every instance.
 
-    def __init__(self, config_json: str, token: str, *, run_id: str, logs: Path, gpus: float = 0.0) -> None:
+    `place` names what a machine must offer; where it does, one with room may take `birth_s` to come.
+    """
+
+    def __init__(
+        self,
+        config_json: str,
+        token: str,
+        *,
+        run_id: str,
+        logs: Path,
+        gpus: float = 0.0,
+        place: Mapping[str, float] = MappingProxyType({}),
+        birth_s: float = BIRTH_S,
+    ) -> None:
         self._arguments, self._run_id, self._logs = (config_json, token), run_id, logs
+        self._birth_s = birth_s
         self._options = {
             "namespace": NAMESPACE,
             "num_cpus": 0,
             "num_gpus": gpus,
+            "resources": dict(place),
             "lifetime": "detached",
             "max_restarts": 0,
             "max_concurrency": 16,
@@ -183,7 +206,7 @@ class RayLauncher:
             raise StartFailed(f"{name}: {_last_line(exc)}") from None
         process = RayProcess(handle, name=name, run_id=self._run_id, logs=self._logs)
         try:
-            await process.await_birth()
+            await process.await_birth(self._birth_s)
         except BaseException as exc:
             await process.kill()
             if isinstance(exc, ProcessGone):

@@ -12,13 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shoal.cluster.journal import Journal, Move, Outcome, Ticket
+from shoal.cluster.logs import log_end
 from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
+from shoal.cluster.request_metrics import RequestMetrics
 from shoal.cluster.stories import Stories
-from shoal.proto.config import AdmissionConfig
+from shoal.proto.config import AdmissionConfig, SloConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
 from shoal.router.admission import AdmissionQueue
-from shoal.router.contract import Placement
+from shoal.router.contract import InstanceLoad, Placement
+from shoal.router.foreseer import Foreseer
+from shoal.router.foresight import StepCoefficients
+from shoal.router.length import LengthModel, edges_by_time
+from shoal.router.step_fit import StepFit
 from shoal.router.view import ClusterView
 
 
@@ -48,16 +54,24 @@ class Flight:
 class Ledgers:
     """Owns every open request of one frontend. `say_failed` tells vLLM's side of one that had started."""
 
-    def __init__(self, limits: AdmissionConfig, say_failed: Callable[[str], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limits: AdmissionConfig,
+        say_failed: Callable[[str], None],
+        clock: Callable[[], float],
+        slo: SloConfig = SloConfig(),
+    ) -> None:
         self.clock, self.say_failed = clock, say_failed
         self.view, self.journal, self.quarantine = ClusterView(), Journal(), Quarantine()
-        self.admission = AdmissionQueue(limits)
+        self.admission, self.foreseer = AdmissionQueue(limits), _foreseer()
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
+        self.metrics = RequestMetrics(slo)
         self.stories = Stories()
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
         """It waits for a place. Raises the ShoalError that is its outcome."""
+        ticket.route = self.foreseer.predicted(ticket.route)
         try:
             self._admit(ticket)
         except ShoalError as exc:
@@ -87,10 +101,21 @@ class Ledgers:
         """From here on the chosen instance owns it, under a new epoch."""
         route = self.admission.take(flight.ticket.request_id)
         self.view.book(route, placement, self.clock())
+        self.metrics.placed(route, placement, self.clock())
         epoch = self.journal.assign(route.request_id, placement.instance).epoch
         self.stories.placed(route.request_id, placement, epoch, self.clock())
         flight.context.instance = placement.instance
         flight.settle()
+
+    def observe(self, instance: str, load: InstanceLoad) -> None:
+        self.view.observe(instance, load, self.clock())
+        self.foreseer.reported(load)
+
+    def started(self, request_id: str, now_s: float) -> None:
+        """Tokens of it came."""
+        self.metrics.token(request_id, now_s)
+        self.view.first_token(request_id)
+        self.admission.started(request_id, now_s)
 
     def send_back(self, request_id: str) -> None:
         """Its owner is gone: it waits for a place again, ahead of younger ones."""
@@ -99,11 +124,18 @@ class Ledgers:
 
     def close(self, request_id: str, outcome: Outcome) -> Flight | None:
         """Out of every ledger. None if it was out already."""
-        if self.journal.close(request_id, outcome) is None:
+        ticket = self.journal.close(request_id, outcome)
+        if ticket is None:
             return None
+        if ticket.delivered:
+            self.foreseer.ended(ticket.route, len(ticket.delivered), over=outcome is Outcome.STOP)
+            self.view.foresight = self.foreseer.foresight
+        self.metrics.ended(ticket, outcome, self.clock())
         self.admission.withdraw(request_id, self.clock())
         self.view.finish(request_id)
-        return self.flights.pop(request_id)
+        flight = self.flights.pop(request_id)
+        log_end(ticket, flight.context, outcome, self.clock())
+        return flight
 
     def fail(self, request_id: str, outcome: Outcome, error: ShoalError) -> None:
         """Ends it with an error that its client will hear: as an exception while it waits, else as a last output."""
@@ -123,6 +155,10 @@ class Ledgers:
         queued = {route.request_id for route in self.admission.queued()}
         unowned = {request_id for request_id, ticket in self.journal.tickets.items() if ticket.owner is None}
         assert queued == unowned, f"queued {queued}, without an owner {unowned}"
+
+
+def _foreseer() -> Foreseer:
+    return Foreseer(LengthModel(edges_by_time()), fit=StepFit(StepCoefficients()))
 
 
 def _refusal(error: ShoalError) -> Outcome:

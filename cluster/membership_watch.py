@@ -66,7 +66,8 @@ class MembershipWatch:
     async def _watch(self) -> None:
         while True:
             with contextlib.suppress(grpc.aio.AioRpcError, ShoalError):
-                async with grpc.aio.insecure_channel(self.controller(), options=CHANNEL_OPTIONS) as channel:
+                address = await asyncio.to_thread(self.controller)
+                async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                     request = cpb.WatchRequest(watcher_id=self.frontend.id, frontend=self.frontend)
                     stream = crpc.ControllerStub(channel).Watch(request, metadata=token_metadata(self.token))
                     async for membership in stream:

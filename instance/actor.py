@@ -16,12 +16,12 @@ from typing import Any
 
 import grpc
 
-from shoal.instance.engine_factory import build_engine, import_engine
+from shoal.instance.engine_factory import build_engine, digest_of_weights, import_engine
 from shoal.instance.metrics import serve_metrics
 from shoal.instance.seam import Engine
 from shoal.instance.server import InstanceServer
 from shoal.proto.config import ClusterConfig
-from shoal.proto.errors import ShoalError, StartFailed
+from shoal.proto.errors import ShoalError, StartFailed, Unavailable
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 
 MAX_MESSAGE_BYTES = 256 << 20
@@ -71,7 +71,10 @@ class InstanceActor:
                     os.sched_setaffinity(int(task), {core})
         await self.warm()
         try:
-            return await self._serve(await asyncio.to_thread(self._load), instance_id)
+            engine = await asyncio.to_thread(self._load)
+            if self.config.pool.memory_bytes:
+                await self._join_pool(engine)
+            return await self._serve(engine, instance_id)
         except ShoalError:
             raise
         except Exception as exc:
@@ -86,6 +89,20 @@ class InstanceActor:
             engine.call("add_lora", {"lora_name": name, "lora_int_id": number, "lora_path": path})
         return engine
 
+    async def _join_pool(self, engine: Any) -> None:
+        """An instance without its node's pool serves all the same, and says why it has none."""
+        self.stage = "joining the pool"
+        try:
+            address = await self.pool_address(engine.block_bytes())
+            weights = await asyncio.to_thread(digest_of_weights, self.config)
+            engine.attach_pool(address, self.token, weights=weights)
+        except Exception as exc:
+            print(f"no pool: {type(exc).__name__}: {last_words(exc)}", file=sys.stderr, flush=True)
+
+    async def pool_address(self, block_bytes: int) -> str:
+        """Of this node's pool, opened for blocks of this size. Whoever hosts this instance knows where it is."""
+        raise Unavailable("nobody here keeps a pool")
+
     async def _serve(self, engine: Engine, instance_id: str) -> dict[str, Any]:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.server = InstanceServer(
@@ -97,7 +114,7 @@ class InstanceActor:
         port = self.grpc_server.add_insecure_port(f"{self.config.host}:0")
         await self.grpc_server.start()
         self.server.start()
-        url, self.metrics_server = serve_metrics(self.server, self.config.host)
+        url, self.metrics_server = serve_metrics(self.server, self.config.host, self.config.metrics_port)
         self.stage = "ready"
         return {"address": f"{self.config.host}:{port}", "pid": os.getpid(), "metrics": url}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import NoReturn
 
+from shoal.instance.pool.weights import weights_digest
 from shoal.instance.seam import Engine
 from shoal.instance.tiny_model import ensure_tiny_model
 from shoal.instance.vllm_flags import set_vllm_environment, vllm_flags
@@ -26,6 +28,19 @@ def resolve_model(config: ClusterConfig) -> str:
             raise StartFailed(f"model: {config.model} is not a model folder (no config.json in it)")
         return str(path.resolve())
     return config.model
+
+
+def digest_of_weights(config: ClusterConfig) -> str:
+    """Of the model folder, also where it came from a hub. Not found: a name of its own, so that nothing is shared."""
+    folder = Path(resolve_model(config))
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 - comes with vLLM only
+
+        try:
+            folder = Path(snapshot_download(str(folder), local_files_only=True))
+        except OSError:
+            return f"unknown-{secrets.token_hex(16)}"
+    return weights_digest(folder)
 
 
 def is_local(model_path: str) -> bool:
@@ -63,7 +78,7 @@ def build_engine(config: ClusterConfig) -> Engine:
     parser = make_arg_parser(FlexibleArgumentParser())
     parser.error = _refuse_flags  # its own way to refuse is to end the process
     args = parser.parse_args(flags)
-    return VllmEngine(AsyncEngineArgs.from_cli_args(args), config.model_name)
+    return VllmEngine(AsyncEngineArgs.from_cli_args(args), config.model_name, pool=config.pool.memory_bytes > 0)
 
 
-__all__ = ["build_engine", "import_engine", "is_local", "resolve_model"]
+__all__ = ["build_engine", "digest_of_weights", "import_engine", "is_local", "resolve_model"]

@@ -6,10 +6,13 @@ Frontends do not export these, so that a sum over all targets counts each instan
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, start_http_server
+from typing import Any
+
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shoal.instance.metrics_page import serve_page
 from shoal.instance.migration.desk import MoveDesk
 from shoal.instance.server import InstanceServer
 
@@ -62,6 +65,10 @@ class InstanceMetrics(Collector):
             counter = CounterMetricFamily(name, text, labels=LABELS)
             counter.add_metric(labels, value)
             families.append(counter)
+        ours = dict(zip(LABELS, labels, strict=True))
+        for family in server.stepper.took.collect():
+            family.samples = [sample._replace(labels={**ours, **sample.labels}) for sample in family.samples]
+            families.append(family)
         return [*families, *_migrations(server.desk, labels)]
 
 
@@ -90,12 +97,11 @@ def _migrations(desk: MoveDesk, labels: list[str]) -> list[Metric]:
     return [*families, under_way]
 
 
-def serve_metrics(server: InstanceServer, host: str) -> tuple[str, object]:
+def serve_metrics(server: InstanceServer, host: str, first_port: int = 0) -> tuple[str, Any]:
     """Returns the URL and the HTTP server to shut down."""
     registry = CollectorRegistry()
     registry.register(InstanceMetrics(server))
-    http_server, _thread = start_http_server(0, addr=host, registry=registry)
-    return f"http://{host}:{http_server.server_port}/metrics", http_server
+    return serve_page(registry, host, first_port)
 
 
 __all__ = ["InstanceMetrics", "serve_metrics"]

@@ -5,8 +5,8 @@ decoding goes on, by any thread. Everything here runs on the step thread, betwee
 which any one thread per handle may call meanwhile. Every handle must be given back: a pin by `unpin`, a lease by `drop`
 or `adopt`, a parked request by `unpark` or `release`. Nothing here waits.
 
-Source:  look -> (pin -> read -> unpin)* -> park -> take_state, pin_tail -> read -> unpin -> release | unpark
-Target:  lease -> (grow, write -> seal)* -> grow, write -> hold -> adopt | drop
+Source:  look -> (pin -> read -> unpin)* -> park, take_state, pin_tail -> read -> unpin -> release | unpark
+Target:  lease -> (grow, write -> seal)* -> write -> grow, hold -> adopt | drop
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Mover(Protocol):
         """It made these tokens meanwhile. Raises NoRoom; the lease is still to be dropped then."""
 
     def write(self, lease: Lease, positions: Sequence[int], data: memoryview) -> None:
-        """Any thread."""
+        """Any thread. Positions named at `lease`, those that the tokens known so far reach, and one more."""
 
     def seal(self, lease: Lease, blocks: int) -> None:
         """The first `blocks` blocks are complete: they enter the prefix cache."""

@@ -22,21 +22,18 @@ from shoal.instance.frames import (
     TELL_BLOCKS,
     adopted_frame,
     block_changes,
-    held_of,
     load_frame,
     objection,
-    refused_frame,
-    replay,
     welcome_frame,
 )
 from shoal.instance.holdings import Held, Holdings
+from shoal.instance.intake import Intake
 from shoal.instance.migration.desk import MoveDesk
 from shoal.instance.migration.line import GrpcLine
-from shoal.instance.seam import Engine, Prepared, Refused, Submission
+from shoal.instance.seam import Engine
 from shoal.instance.stepper import Stepper, StepRecord
 from shoal.instance.watcher import MAX_FRAMES, Said, Watcher
 from shoal.proto.errors import BadMessage
-from shoal.proto.failpoints import hit
 from shoal.proto.seal import Sealer, SealReader
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
@@ -64,10 +61,17 @@ class InstanceServer(rpc.InstanceServicer):
         self.holdings, self.blocks = Holdings(), BlockLog()
         self.watchers: dict[int, Watcher] = {}
         self.attached = 0
-        self.accepted: dict[int, int] = {}  # watcher -> submits taken up; written on the step thread only
         self.accepted_in_load: dict[int, int] = {}
         self.loop = asyncio.get_running_loop()
         self.stepper = Stepper(engine, self._from_step_thread, self._engine_died)
+        self.intake = Intake(
+            engine,
+            self.holdings,
+            self.watchers,
+            self.loop,
+            stepper=lambda: self.stepper,
+            abort=self._abort_engine,
+        )
         self.load = pb.Load(total_blocks=engine.info.total_blocks, free_blocks=engine.info.total_blocks)
         self.loras: list[str] = []
         self.draining = False
@@ -86,7 +90,7 @@ class InstanceServer(rpc.InstanceServicer):
     # -- from the step thread
 
     def _from_step_thread(self, record: StepRecord) -> None:
-        self.loop.call_soon_threadsafe(self._deliver, record, dict(self.accepted))
+        self.loop.call_soon_threadsafe(self._deliver, record, dict(self.intake.accepted))
 
     def _engine_died(self, reason: str) -> None:
         self.loop.call_soon_threadsafe(self.on_death, reason)
@@ -240,7 +244,7 @@ class InstanceServer(rpc.InstanceServicer):
             return
         watcher.end("CANCELLED", "over")
         self.blocks.unwatch(watcher.number)
-        self.stepper.ask(lambda: self.accepted.pop(watcher.number, None))
+        self.stepper.ask(lambda: self.intake.accepted.pop(watcher.number, None))
         self.desk.owner_lost(watcher.number)
         self._abort_engine(self.holdings.end_watcher(watcher.number, self.clock()))
 
@@ -260,7 +264,7 @@ class InstanceServer(rpc.InstanceServicer):
     def _take(self, watcher: Watcher, frame: pb.Up) -> None:
         match frame.WhichOneof("frame"):
             case "submit":
-                self._submit(watcher, frame.submit)
+                self.intake.submit(watcher, frame.submit)
             case "abort":
                 ids = [self.holdings.drop_request(watcher.number, rid) for rid in frame.abort.request_ids]
                 self._abort_engine([engine_id for engine_id in ids if engine_id is not None])
@@ -268,7 +272,9 @@ class InstanceServer(rpc.InstanceServicer):
                 held = self.holdings.orphan(frame.adopt.resume_key, frame.adopt.tenant)
                 watcher.push(adopted_frame(frame.adopt.resume_key, held))
             case "claim":
-                self._claim(watcher, frame.claim)
+                said = self.intake.claim(watcher, frame.claim)
+                if said is not None and said.outputs:
+                    self._send_report(watcher, said)
             case "call":
                 self._spawn(self._call(watcher, frame.call))
             case "peers":
@@ -278,7 +284,10 @@ class InstanceServer(rpc.InstanceServicer):
             case "settle":
                 self.desk.settle(watcher.number, frame.settle)
             case "takeover":
-                self._take_over(watcher, frame.takeover)
+                word = frame.takeover
+                self.intake.take_over(
+                    watcher, word, lambda: self.desk.takeover(watcher.number, watcher.watcher_id, word)
+                )
             case "steer":
                 self._steer(frame.steer)
 
@@ -289,92 +298,14 @@ class InstanceServer(rpc.InstanceServicer):
         load.draining = steer.draining
         self.load = load  # a new one: the next tick sees that it differs from what was sent
 
-    def _submit(self, watcher: Watcher, submit: pb.Submit) -> None:
-        hit("instance.submit")
-        held, submission = held_of(submit, watcher=watcher.number, frontend=watcher.watcher_id)
-        earlier = self.holdings.drop_earlier(watcher.number, held.request_id, held.epoch)
-        self._abort_engine([earlier] if earlier is not None else [])
-        prepared = None
-        if self.holdings.add(held):
-            prepared = self._prepare(held, submission)
-        elif self.holdings.by_engine_id.get(held.engine_id, held).watcher != watcher.number:
-            reason = "this request and epoch is here already, for another watcher"
-            watcher.push(refused_frame(held.request_id, held.epoch, reason, client_fault=False))
-        if prepared is not None:
-            self.stepper.add(prepared, taken=lambda: self._count(watcher), failed=lambda exc: self._failed(held, exc))
-        else:
-            self.stepper.ask(lambda: self._count(watcher))
-
-    def _prepare(self, held: Held, submission: Submission) -> Prepared | None:
-        try:
-            return self.engine.prepare(submission)
-        except Refused as exc:
-            self._refuse(held, str(exc), client_fault=exc.client_fault)
-        except BadMessage as exc:
-            self._refuse(held, str(exc), client_fault=False)
-        except Exception as exc:  # one request that the engine trips over must not take the stream's others with it
-            self._refuse(held, f"{type(exc).__name__}: {exc}", client_fault=False)
-        return None
-
-    def _take_over(self, watcher: Watcher, takeover: pb.Takeover) -> None:
-        if not self.desk.takeover(watcher.number, watcher.watcher_id, takeover):
-            frame = refused_frame(takeover.request_id, takeover.epoch, "its lease is over", client_fault=False)
-            watcher.push(frame)
-            self.stepper.ask(lambda: self._count(watcher))
-
     def run_here(self, held: Held, run: Callable[[], None]) -> bool:
         """See `Home`."""
-        watcher = self.watchers[held.watcher or 0]
-        earlier = self.holdings.drop_earlier(watcher.number, held.request_id, held.epoch)
-        self._abort_engine([earlier] if earlier is not None else [])
-
-        def act() -> None:
-            try:
-                run()
-            except Exception as exc:  # that request's luck, not the engine's
-                self._failed(held, exc)
-            self._count(watcher)
-
-        if not self.holdings.add(held):
-            return False
-        self.stepper.ask(act)
-        return True
+        return self.intake.run_here(held, run)
 
     def tell(self, watcher: int | None, frame: pb.Down) -> None:
         """See `Home`."""
         if watcher in self.watchers:
             self.watchers[watcher].push(frame)
-
-    def _count(self, watcher: Watcher) -> None:
-        """On the step thread only, or two threads would lose a count."""
-        self.accepted[watcher.number] = self.accepted.get(watcher.number, 0) + 1
-
-    def _failed(self, held: Held, exc: Exception) -> None:
-        """On the step thread."""
-        words = f"{type(exc).__name__}: {exc}"
-        self.loop.call_soon_threadsafe(lambda: self._refuse(held, words, client_fault=False))
-
-    def _refuse(self, held: Held, reason: str, *, client_fault: bool) -> None:
-        """Tells whoever owns it now; an orphan, or one that was aborted meanwhile, has nobody to tell."""
-        watcher = self.watchers.get(held.watcher or 0)
-        self.holdings.drop(held.engine_id)
-        if watcher is not None:
-            watcher.push(refused_frame(held.request_id, held.epoch, reason, client_fault=client_fault))
-
-    def _claim(self, watcher: Watcher, claim: pb.Claim) -> None:
-        held = self.holdings.claim(
-            claim.resume_key,
-            claim.tenant,
-            watcher=watcher.number,
-            frontend=watcher.watcher_id,
-            request_id=claim.request_id,
-            epoch=claim.epoch,
-        )
-        if held is None:
-            reason = "another frontend was faster"
-            watcher.push(refused_frame(claim.request_id, claim.epoch, reason, client_fault=True))
-        elif (said := replay(held)).outputs:
-            self._send_report(watcher, said)
 
     async def _call(self, watcher: Watcher, call: pb.Call) -> None:
         reply = pb.Reply(call_id=call.call_id)

@@ -16,10 +16,13 @@ from queue import Empty, SimpleQueue
 from statistics import median
 from typing import Any, TypeVar
 
+from prometheus_client import Histogram
+
 from shoal.instance.seam import BlockChange, Engine, EngineLoad, Prepared
 
 T = TypeVar("T")
 Failed = Callable[[Exception], None]
+STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
 IDLE_STEP_S = 0.001  # an engine with work that cannot run yet (an asynchronous load) must not spin
 
 
@@ -52,6 +55,9 @@ class Stepper:
         self.unreported = True
         self.step, self.step_start_s, self.stepping = 0, 0.0, False
         self.recent_ms: deque[float] = deque(maxlen=33)
+        self.took = Histogram(
+            "shoal_instance_step_duration_seconds", "Engine steps.", buckets=STEP_BUCKETS, registry=None
+        )
         self.stopped = False
         self.death: str | None = None
         self.thread = threading.Thread(target=self._run, name="engine-step", daemon=True)
@@ -145,7 +151,9 @@ class Stepper:
     def _step_once(self) -> None:
         self.step_start_s, self.stepping = time.monotonic(), True
         result = self.engine.step()
-        self.recent_ms.append(1e3 * (time.monotonic() - self.step_start_s))
+        took_s = time.monotonic() - self.step_start_s
+        self.recent_ms.append(1e3 * took_s)
+        self.took.observe(took_s)
         self.step, self.stepping = self.step + 1, False
         self._report(result.outputs)
         if not result.executed and self.engine.has_work():

@@ -11,8 +11,12 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from shoal.instance import kv_connector
 from shoal.instance.request_checks import RequestLimits
 from shoal.instance.seam import BlockChange, EngineInfo, EngineLoad, Prepared, Refused, StepResult, Submission
+from shoal.instance.vllm_mover import VllmMover
+from shoal.instance.vllm_ranks import block_copier
+from shoal.instance.vllm_scheduler import scheduler_path
 from shoal.instance.vllm_seam import (
     INLINE_BYTES,
     VLLM_VERSION,
@@ -64,12 +68,14 @@ class BlockEvents:
 class VllmEngine:
     """Owns one EngineCore. See `Engine` in seam.py for what may be called from where."""
 
-    def __init__(self, args: AsyncEngineArgs, model_name: str) -> None:
+    def __init__(self, args: AsyncEngineArgs, model_name: str, *, pool: bool = False) -> None:
         if args.tensor_parallel_size == 1:
             args.distributed_executor_backend = "uni"
         args.kv_events_config = KVEventsConfig(enable_kv_cache_events=True, publisher="null")
         args.worker_extension_cls = "shoal.instance.vllm_worker.WorkerExtension"
+        args.kv_transfer_config = kv_connector.transfer_config() if pool else None
         config = args.create_engine_config()
+        config.scheduler_config.scheduler_cls = scheduler_path(config.scheduler_config.async_scheduling)
         self.core = EngineCore(config, Executor.get_class(config), log_stats=True)
         self.core.collective_rpc("shoal_install_rows")
         self.scheduler = self.core.scheduler
@@ -89,7 +95,7 @@ class VllmEngine:
             hash_seed=get_none_hash_seed().encode().hex(),
         )
         self.loras: dict[int, str] = {}
-        self.mover = None
+        self.mover = VllmMover(self.core, block_copier(self.core))
         model, speculative = config.model_config, config.speculative_config
         self.limits = RequestLimits(
             vocabulary=model.get_vocab_size(),
@@ -187,7 +193,9 @@ class VllmEngine:
         scheduler = self.scheduler
         waiting = [*scheduler.waiting, *scheduler.kv_holding_waiting]
         running = scheduler.running
-        self.uncached = {r.request_id: self.uncached.get(r.request_id, r.num_tokens) for r in waiting}
+        self.uncached = {
+            r.request_id: self.uncached.get(r.request_id, r.num_tokens - r.num_computed_tokens) for r in waiting
+        }
         return EngineLoad(
             running=len(running),
             waiting=len(waiting),
@@ -263,7 +271,19 @@ class VllmEngine:
         while self.has_work():
             self.step()
 
+    # -- the node's pool (an engine made with pool=True)
+
+    def block_bytes(self) -> int:
+        """Of one KV block in one worker: the size of the pool's slots."""
+        return int(self.core.collective_rpc(kv_connector.block_bytes_of)[0])
+
+    def attach_pool(self, address: str, token: str, *, weights: str) -> None:
+        """Raises Unavailable. From here on its blocks go there and come from there."""
+        words = kv_connector.PoolWords(address, token, self.info.model, weights, self.info.hash_seed)
+        kv_connector.attach_pool(self.core, words)
+
     def shutdown(self) -> None:
+        self.mover.copier.close()
         self.core.shutdown()
 
 

@@ -6,16 +6,29 @@ tests/instance/test_vllm_seam.py checks each name and signature against the inst
 """
 
 from vllm import SamplingParams
-from vllm.config import KVEventsConfig
+from vllm.config import KVEventsConfig, KVTransferConfig
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
+from vllm.distributed.kv_transfer import get_kv_transfer_group
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    KVConnectorWorkerMetadata,
+    SupportsHMA,
+)
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingType, StructuredOutputsParams
-from vllm.v1.core.kv_cache_utils import get_none_hash_seed
+from vllm.v1.core.kv_cache_utils import get_block_hash, get_none_hash_seed
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor.abstract import Executor
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from vllm.v1.worker.gpu_input_batch import CachedRequestState
@@ -43,6 +56,7 @@ __all__ = [
     "VLLM_VERSION",
     "AllBlocksCleared",
     "AsyncEngineArgs",
+    "AsyncScheduler",
     "BlockRemoved",
     "BlockStored",
     "CachedRequestState",
@@ -50,16 +64,28 @@ __all__ = [
     "EngineCoreOutputs",
     "EngineCoreRequest",
     "Executor",
+    "FullAttentionSpec",
+    "KVConnectorBase_V1",
+    "KVConnectorMetadata",
+    "KVConnectorRole",
+    "KVConnectorWorkerMetadata",
     "KVEventsConfig",
+    "KVTransferConfig",
     "LoRARequest",
     "MsgpackDecoder",
     "MsgpackEncoder",
+    "PauseState",
     "Request",
     "RequestStatus",
     "SamplingParams",
     "SamplingType",
+    "Scheduler",
+    "SchedulerOutput",
     "StructuredOutputsParams",
+    "SupportsHMA",
     "current_platform",
+    "get_block_hash",
+    "get_kv_transfer_group",
     "get_none_hash_seed",
     "require_supported_version",
 ]

@@ -18,6 +18,7 @@ from shoal.proto.errors import StartFailed
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+NODE = "node"  # as a host: the address of whichever machine a process runs on
 
 
 class Section(BaseModel):
@@ -112,6 +113,7 @@ class ScalingConfig(Section):
 PolicyName = Literal[
     "prefix_least_work",
     "least_work",
+    "least_impact",
     "round_robin",
     "random",
     "power_of_two",
@@ -127,6 +129,28 @@ PolicyName = Literal[
 ]
 
 
+class SloConfig(Section):
+    """What clients are promised, for the metrics: TTFT = base + 2 x the prefill of the uncached prompt alone, TPOT = 3
+    decode steps of a lone request. Measure both with `shoal bench` for your model and machine.
+    """
+
+    ttft_base_s: PositiveFloat = Field(0.5, description="time to first token beyond the prefill")
+    prefill_ms_per_token: PositiveFloat = Field(0.25, description="of a lone request; the goal allows twice that")
+    decode_step_ms: PositiveFloat = Field(20.0, description="of a lone request; the goal per token is three times that")
+
+
+class PoolConfig(Section):
+    """The KV pool of a node: blocks outlive the engine that made them, and other instances find them."""
+
+    memory_bytes: int = Field(0, ge=0, description="of /dev/shm per node, taken at the start; 0: no pool")
+    disk_bytes: int = Field(0, ge=0, description="of the cold tier below it; 0: none")
+    disk_folder: Path = Field(Path("/var/tmp/shoal-pool"), description="of the cold tier")
+    segment_bytes: PositiveInt = Field(64 << 20, description="by which memory grows and shrinks")
+    transports: tuple[Literal["arena", "nixl", "stream"], ...] = Field(
+        ("arena", "stream"), description="between nodes; the fastest that a probe finds is used. nixl: needs its wheels"
+    )
+
+
 class ClusterConfig(Section):
     model: str = Field("tiny", description="'tiny' (made on the spot), a Hugging Face id, or a folder")
     served_model_name: str | None = Field(
@@ -134,9 +158,14 @@ class ClusterConfig(Section):
     )
     instances: int = Field(2, ge=1, le=4096, description="vLLM engines")
     frontends: int = Field(1, ge=1, le=64, description="API servers; they share the ports")
-    host: str = Field("127.0.0.1", description="address of every listener of ours")
+    host: str = Field(
+        "127.0.0.1", description="address of every listener of ours; 'node': each machine's own, for a Ray over several"
+    )
     http_port: Port = Field(8000, description="OpenAI and Anthropic API; 0: a free one")
     grpc_port: Port = Field(50051, description="gRPC API; 0: a free one")
+    metrics_port: Port = Field(
+        0, description="first port of the metrics pages on a machine, each process takes the next free one; 0: any"
+    )
     frontend: Literal["own", "haproxy"] = Field("own", description="own listeners, or HTTP through Ray Serve's HAProxy")
     policy: PolicyName = Field("prefix_least_work", description="how requests are placed; see docs/policies.md")
     weights: dict[str, float] = Field({}, description="scorer name -> weight, over the policy's own")
@@ -153,11 +182,15 @@ class ClusterConfig(Section):
     spares: int = Field(
         1, ge=0, le=8, description="processes per node with vLLM imported, to replace a dead instance quickly"
     )
+    log_format: Literal["text", "json"] = Field("text", description="of frontends and the controller, on stderr")
+    log_requests: bool = Field(False, description="one line per ended request: ids, tenant, outcome, counts; no text")
     start_timeout_s: PositiveFloat = Field(600.0, description="until every instance is ready, else `shoal up` fails")
     engine: EngineConfig = EngineConfig()
     fake: FakeEngineConfig = FakeEngineConfig()
+    pool: PoolConfig = PoolConfig()
     admission: AdmissionConfig = AdmissionConfig()
     limits: LimitsConfig = LimitsConfig()
+    slo: SloConfig = SloConfig()
     migration: MigrationConfig = MigrationConfig()
     scaling: ScalingConfig = ScalingConfig()
 
@@ -165,6 +198,8 @@ class ClusterConfig(Section):
     def _consistent(self) -> ClusterConfig:
         if self.http_port and self.http_port == self.grpc_port:
             raise ValueError(f"http_port and grpc_port are both {self.http_port}")
+        if self.engine.kind == "fake" and self.pool.memory_bytes:
+            raise ValueError("pool.memory_bytes: the fake engine has no KV blocks to keep")
         if self.engine.kind == "fake" and self.lora:
             raise ValueError("lora: the fake engine has no adapters")
         if self.scaling.min_instances > self.scaling.max_instances:
@@ -210,14 +245,17 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> ClusterConfig:
 
 
 __all__ = [
+    "NODE",
     "AdmissionConfig",
     "ClusterConfig",
     "EngineConfig",
     "FakeEngineConfig",
     "LimitsConfig",
     "MigrationConfig",
+    "PoolConfig",
     "ScalingConfig",
     "Section",
+    "SloConfig",
     "load_config",
     "parse_config",
 ]

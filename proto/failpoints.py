@@ -36,6 +36,7 @@ KNOWN: tuple[str, ...] = (
     "handovers.after_commit",
     "handovers.before_commit",
     "instance.submit",
+    "pool.publish",
 )
 
 Kind = Literal["pause", "exit", "raise", "delay"]

@@ -16,12 +16,24 @@ class Role(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What says something about the length of an answer, without its text. `hour`: of the day, 0 to 24. `turn`: how
+    many requests of its program came before."""
+
+    application: str = ""
+    temperature: float = 1.0
+    hour: float = 0.0
+    turn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RouteRequest:
     """What placement may know of a request. `block_hashes` is the chain of its full prompt blocks (salt and adapter
     included).
 
     `context_tokens` = prompt plus output tokens that a resubmission carries: what must be computed or found in a cache.
-    Smaller `priority` is served first. Times are seconds on the caller's monotonic clock.
+    Smaller `priority` is served first. Times are seconds on the caller's monotonic clock. `expected_new_tokens`:
+    predicted length of its answer; None: nobody predicts.
     """
 
     request_id: str
@@ -34,6 +46,8 @@ class RouteRequest:
     arrived_s: float = 0.0
     deadline_s: float = float("inf")
     excluded: frozenset[str] = frozenset()
+    traits: Traits = Traits()
+    expected_new_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +98,12 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nobody fits now but somebody will; ask again when the view changes or after `retry_s`."""
+    """Nobody fits now but somebody will; ask again when the view changes or after `retry_s`. `holds_up`: whoever stands
+    behind it in the queue should wait too, or those who need little would keep out one who needs much for ever."""
 
     reason: str
     retry_s: float = 0.05
+    holds_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +115,15 @@ class Rejection:
 
 Decision = Placement | Wait | Rejection
 
-__all__ = ["Decision", "InstanceInfo", "InstanceLoad", "Placement", "Rejection", "Role", "RouteRequest", "Term", "Wait"]
+__all__ = [
+    "Decision",
+    "InstanceInfo",
+    "InstanceLoad",
+    "Placement",
+    "Rejection",
+    "Role",
+    "RouteRequest",
+    "Term",
+    "Traits",
+    "Wait",
+]

@@ -20,12 +20,14 @@ FRESH_S = 0.75  # three idle heartbeats: whoever is silent for longer is not yet
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """`why` says in words, for the request at hand, what it means that nobody is left."""
+    """`why` says in words, for the request at hand, what it means that nobody is left. `holds_up`: it is about room
+    that all requests compete for (see Wait)."""
 
     name: str
     keep: Callable[[Question, Bools], Bools]
     why: Callable[[Question], str]
     permanent: bool = False
+    holds_up: bool = False
 
 
 def _keep_lora(question: Question, left: Bools) -> Bools:

@@ -66,7 +66,10 @@ def _refusal(question: Question, filters: tuple[Filter, ...]) -> Wait | Rejectio
         left = step.keep(question, left)
         if not left.any():
             break
-    return Rejection(step.why(question)) if step.permanent else Wait(step.why(question))
+    if step.permanent:
+        return Rejection(step.why(question))
+    special = question.request.lora is not None or question.request.excluded  # others may have more to choose from
+    return Wait(step.why(question), holds_up=step.holds_up and not special)
 
 
 def _totals(costs: Mapping[str, Floats], weights: Mapping[str, float], count: int) -> Floats:

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shoal.proto.errors import InvalidArgument
-from shoal.router.filters import STANDARD
+from shoal.router.filters import STANDARD, Filter
+from shoal.router.memory import HOLDABLE
 from shoal.router.pickers import Picker, least, least_of_two
 from shoal.router.place import Policy
 from shoal.router.policies.llmd import PRECISE_PREFIX
 from shoal.router.scorers import SCORERS
 
 Weights = Mapping[str, float]
+FORESEEING = (*STANDARD, HOLDABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,13 @@ class Profile:
 
     weights: Weights
     picker: Picker = least
+    filters: tuple[Filter, ...] = STANDARD
 
 
 PROFILES: dict[str, Profile] = {
-    "prefix_least_work": Profile({"prefix_least_work": 1.0}),
-    "least_work": Profile({"least_work": 1.0}),
+    "prefix_least_work": Profile({"prefix_least_work": 1.0}, filters=FORESEEING),
+    "least_work": Profile({"least_work": 1.0}, filters=FORESEEING),
+    "least_impact": Profile({"impact_ms": 1.0}, filters=FORESEEING),
     "round_robin": Profile({"turn": 1.0}),
     "random": Profile({}),
     "power_of_two": Profile({"requests": 1.0}, least_of_two),
@@ -56,7 +60,9 @@ def build_policy(name: str, weights: Weights | None = None) -> Policy:
             raise InvalidArgument(f"weights.{scorer}", limit="a finite number of at least 0", given=weight)
     profile = PROFILES[name]
     named = {**profile.weights, **(weights or {})}
-    return Policy(name, STANDARD, SCORERS, {scorer: named.get(scorer, 0.0) for scorer in SCORERS}, profile.picker)
+    return Policy(
+        name, profile.filters, SCORERS, {scorer: named.get(scorer, 0.0) for scorer in SCORERS}, profile.picker
+    )
 
 
 __all__ = ["PROFILES", "Profile", "build_policy"]

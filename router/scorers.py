@@ -9,6 +9,7 @@
   kv_use             share of its KV blocks that are taken, 0 to 1
   context_tokens     context of its running requests: what each decode step has to read
   step_ms            its recent step time
+  impact_ms          price of adding this request to its mix (see `impact`)
 
 Those of other projects' policies stand with their formulas in `policies/`.
 
@@ -22,6 +23,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from shoal.router.impact import impact_ms
 from shoal.router.policies.aibrix import aibrix_prefix_cache
 from shoal.router.policies.dynamo import dynamo_cost
 from shoal.router.policies.llmd import llmd_prefix, llmd_queue
@@ -77,6 +79,7 @@ SCORERS: dict[str, Scorer] = {
     "kv_use": kv_use,
     "context_tokens": context_tokens,
     "step_ms": step_ms,
+    "impact_ms": impact_ms,
     "sglang_cache_aware": sglang_cache_aware,
     "dynamo_cost": dynamo_cost,
     "aibrix_prefix_cache": aibrix_prefix_cache,

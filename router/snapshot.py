@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from shoal.router.arrays import Bools, Floats, Ints
 from shoal.router.contract import InstanceInfo, InstanceLoad, Role, RouteRequest
-
-Floats: TypeAlias = npt.NDArray[np.float64]
-Ints: TypeAlias = npt.NDArray[np.int64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
+from shoal.router.foresight import Foresight
 
 
 class Standing(Enum):
@@ -32,11 +30,13 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Fixed facts, by row. `least_model_len` fits everywhere; no block is larger than `most_block_size`."""
+    """Fixed facts, by row. `tokens`: what its KV memory holds. `least_model_len` fits everywhere; no block is larger
+    than `most_block_size`."""
 
     infos: npt.NDArray[Any]
     block_size: Floats
     total_blocks: Floats
+    tokens: Floats
     max_model_len: Ints
     takes_prompts: Bools
     least_model_len: int
@@ -50,6 +50,7 @@ class Members:
             objects,
             block_size=np.array([i.block_size for i in infos], dtype=np.float64),
             total_blocks=np.array([i.total_blocks for i in infos], dtype=np.float64),
+            tokens=np.array([i.total_blocks * i.block_size for i in infos], dtype=np.float64),
             max_model_len=np.array([i.max_model_len for i in infos], dtype=np.int64),
             takes_prompts=np.array([i.role is not Role.DECODE for i in infos], dtype=np.bool_),
             least_model_len=min((i.max_model_len for i in infos), default=0),
@@ -61,6 +62,7 @@ class Members:
             self.infos[rows],
             self.block_size[rows],
             self.total_blocks[rows],
+            self.tokens[rows],
             self.max_model_len[rows],
             self.takes_prompts[rows],
             self.least_model_len,
@@ -121,6 +123,13 @@ class Question:
     pool_tokens: Floats
     disk_tokens: Floats
     now_s: float
+    foresight: Foresight
+
+    @property
+    def new_tokens(self) -> float:
+        """What it is expected to generate."""
+        predicted = self.request.expected_new_tokens
+        return min(self.foresight.new_tokens if predicted is None else predicted, self.request.max_new_tokens)
 
     @property
     def members(self) -> Members:
@@ -129,7 +138,7 @@ class Question:
     def only(self, rows: Ints) -> Question:
         """The same question asked of some rows."""
         reach = (self.cached_tokens[rows], self.pool_tokens[rows], self.disk_tokens[rows])
-        return Question(self.request, self.snapshot.only(rows), *reach, self.now_s)
+        return Question(self.request, self.snapshot.only(rows), *reach, self.now_s, self.foresight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from shoal.proto.errors import NotFound
 from shoal.router.block_feed import BlockFeed, Change, Holding
 from shoal.router.bookings import Bookings
 from shoal.router.contract import InstanceInfo, InstanceLoad, Placement, RouteRequest
+from shoal.router.foresight import Foresight
 from shoal.router.prefix_index import PrefixIndex, Tier
 from shoal.router.snapshot import Candidate, Floats, Ints, Members, Question, Snapshot, Standing
 
@@ -33,6 +34,7 @@ class ClusterView:
         self._loads: dict[str, InstanceLoad] = {}
         self._standings: dict[str, Standing] = {}
         self._turns = 0
+        self.foresight = Foresight()  # whoever learns puts a new one here
         self._renumber([], np.zeros((Snapshot.COLUMNS, 0)))
 
     # Membership
@@ -136,7 +138,7 @@ class ClusterView:
         cached = self._reach_tokens(request, Tier.DEVICE)
         pool = self._reach_tokens(request, Tier.POOL) if self._index.holds(Tier.POOL) else cached
         disk = self._reach_tokens(request, Tier.DISK) if self._index.holds(Tier.DISK) else pool
-        return Question(request, self._shown, cached, pool, disk, now_s)
+        return Question(request, self._shown, cached, pool, disk, now_s, self.foresight)
 
     def snapshot(self) -> Snapshot:
         """A window on the numbers as they are at any time."""

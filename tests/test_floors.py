@@ -18,11 +18,16 @@ PRODUCT = (*FLOORS, "bench")
 # Who may import what is heavy to load, or ties a file to one engine or runtime. A folder ends in "/".
 HEAVY: dict[str, tuple[str, ...]] = {
     "ray": (
+        "cluster/cli/pod.py",
         "cluster/controller_actor.py",
         "cluster/frontend_deployment.py",
         "cluster/frontends.py",
         "cluster/head.py",
         "cluster/launcher_ray.py",
+        "cluster/nodes.py",
+        "cluster/pre_stop.py",
+        "cluster/serve_application.py",
+        "cluster/pool_ray.py",
     ),
     "vllm": (
         "cluster/frontend_seam.py",
@@ -31,7 +36,9 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "instance/vllm_seam.py",
     ),
     "torch": (
+        "instance/kv_connector_worker.py",
         "instance/tiny_model.py",
+        "instance/vllm_blocks.py",
         "instance/vllm_worker.py",
     ),
     "transformers": ("instance/tiny_model.py",),
@@ -52,6 +59,8 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/observer.py",
         "instance/actor.py",
         "instance/migration/line.py",
+        "instance/pool/client.py",
+        "instance/pool/service.py",
         "instance/server.py",
         "proto/v1/",
     ),

@@ -6,11 +6,14 @@ from shoal.bench.sim.config import SimConfig
 from shoal.bench.sim.links import Links
 from shoal.bench.sim.moves import Moves
 from shoal.bench.sim.simulation import Simulation
-from shoal.bench.sim.step_times import step_time
+from shoal.bench.sim.step_times import catalogue, step_time
 from shoal.bench.sim.workloads import build_workload
 from shoal.instance.migration.budget import BudgetLimits
 from shoal.instance.step_model import StepModel
 from shoal.router.contract import InstanceInfo, Role
+from shoal.router.foreseer import Foreseer
+from shoal.router.foresight import Foresight, StepCoefficients
+from shoal.router.length import LengthModel, edges_by_time
 from shoal.router.profile import build_policy
 
 
@@ -26,6 +29,7 @@ def build(config: SimConfig) -> Simulation:
         links=Links(config.link_bytes_per_s),
         seed=config.seed,
         fast=config.fast_forward,
+        foreseer=lambda: _foreseer(config),
     )
     times = step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms)
     for number in range(config.instances):
@@ -45,6 +49,13 @@ def build_moves(config: SimConfig) -> list[Moves]:
             limits=BudgetLimits(),
         )
     ]
+
+
+def _foreseer(config: SimConfig) -> Foreseer:
+    """It knows the linear form of the step times, as a fit would tell it, and learns the rest."""
+    known = catalogue().get(config.step_time)
+    foresight = Foresight(StepCoefficients(*known.linear)) if known else None
+    return Foreseer(LengthModel(edges_by_time()) if config.predict_lengths else None, foresight)
 
 
 def fleet_member(config: SimConfig, name: str) -> tuple[InstanceInfo, StepModel]:

@@ -103,6 +103,7 @@ class SimConfig(Section):
     max_model_len: PositiveInt = 131_072
     prefix_caching: bool = True
     max_new_tokens: PositiveInt = Field(4096, description="what clients ask for: all that a policy knows of a length")
+    predict_lengths: bool = Field(False, description="frontends learn the length of each answer, as in production")
     hop_s: float = Field(0.0005, ge=0, description="one way between frontend and instance")
     report_delay_s: float = Field(0.0, ge=0, description="of reports, on top of a hop: how stale views are")
     migration: MigrationConfig | None = Field(None, description="live migration by these rules; null: none")

@@ -17,7 +17,8 @@ from shoal.bench.sim.request import End, SimRequest
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import InvalidArgument, Overloaded
 from shoal.router.admission import AdmissionQueue
-from shoal.router.contract import Placement, Rejection, RouteRequest
+from shoal.router.contract import Placement, Rejection, RouteRequest, Traits, Wait
+from shoal.router.foreseer import Foreseer
 from shoal.router.place import Policy, place
 from shoal.router.view import ClusterView
 
@@ -43,10 +44,12 @@ class SimFrontend:
         send: Send,
         abandon: Send,
         ended: Ended,
+        foreseer: Foreseer,
     ) -> None:
         self.number, self.events, self.policy, self.rng = number, events, policy, rng
         self.block_size, self.send, self.abandon, self.ended = block_size, send, abandon, ended
-        self.view, self.admission = ClusterView(), AdmissionQueue(limits)
+        self.view, self.admission, self.foreseer = ClusterView(), AdmissionQueue(limits), foreseer
+        self.view.foresight = foreseer.foresight
         self.requests: dict[str, SimRequest] = {}
         self.inbox: deque[Report] = deque()
         self._tick_s = float("inf")
@@ -57,7 +60,7 @@ class SimFrontend:
         self.catch_up(now_s)
         request.frontend = self.number
         try:
-            self.admission.offer(self._route(request), now_s)
+            self.admission.offer(self.foreseer.predicted(self._route(request)), now_s)
         except Overloaded:
             return self.ended(request, End.OVERLOADED, now_s)
         except InvalidArgument:
@@ -74,6 +77,7 @@ class SimFrontend:
             tenant=request.tenant,
             priority=request.priority,
             arrived_s=request.arrival_s,
+            traits=Traits(request.kind),
         )
 
     def hear(self, report: Report) -> None:
@@ -101,10 +105,16 @@ class SimFrontend:
             self.admission.started(request_id, at_s)
         for request_id in report.ended:
             view.finish(request_id)
-            self.requests.pop(request_id, None)
+            self._learn(self.requests.pop(request_id, None))
         view.observe(report.instance, report.load, at_s)
         for change, names in report.changes:
             view.block_changes(report.instance, change.value, names)  # type: ignore[arg-type]
+
+    def _learn(self, request: SimRequest | None) -> None:
+        if request is not None:
+            over = request.output_tokens < request.max_new_tokens
+            self.foreseer.ended(self._route(request), request.output_tokens, over=over)
+            self.view.foresight = self.foreseer.foresight
 
     # -- placement
 
@@ -117,6 +127,8 @@ class SimFrontend:
                 case Rejection():
                     self.admission.withdraw(route.request_id, now_s)
                     self.ended(self.requests.pop(route.request_id), End.REFUSED, now_s)
+                case Wait(holds_up=True):
+                    break
         self._set_tick(now_s)
 
     def _place(self, route: RouteRequest, placement: Placement, now_s: float) -> None:

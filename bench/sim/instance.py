@@ -70,13 +70,14 @@ class SimInstance:
             self._fly(self._flight, min(self._flight_steps, self._flight.steps_until(now_s)))
 
     def submit(self, now_s: float, request: SimRequest) -> None:
-        self.ask(now_s, self._add, request)
+        self.ask(now_s, self.add, request)
 
     def abort(self, now_s: float, request_id: str) -> None:
         self.ask(now_s, self.release, request_id)
 
-    def _add(self, now_s: float, request: SimRequest) -> None:
-        model = self.model_of(request)
+    def add(self, now_s: float, request: SimRequest, delivered: int = 0) -> None:
+        """Between two steps; `submit` from anywhere."""
+        model = self.model_of(request, delivered)
         self.model.add(model)
         self._hold(now_s, request, model)
 

@@ -169,6 +169,10 @@ class Move:
         assert self._leased is not None
         self.target.take_over(now_s, self.request, self._leased)
 
+    def _submit_again(self, now_s: float, delivered: int) -> None:
+        """A preempted one goes on after what its client has; it is computed anew."""
+        self.target.add(now_s, self.request, delivered)
+
     # -- at the owner
 
     def _decide(self, now_s: float, prepared: bool) -> None:
@@ -181,7 +185,7 @@ class Move:
             if prepared:
                 self._at_target(now_s + self.hop_s, self._take_over)
             else:
-                self.events.at(now_s + self.hop_s, self.target.submit, request)
+                self._at_target(now_s + self.hop_s, self._submit_again, model.output_tokens)
         self.events.at(now_s + self.hop_s, lambda at_s, _: self._feed(words.Settled(committed), at_s))
 
 

@@ -22,6 +22,7 @@ from shoal.instance.step_model import StepModel
 from shoal.instance.step_time import StepTime
 from shoal.proto.config import AdmissionConfig
 from shoal.router.contract import InstanceInfo
+from shoal.router.foreseer import Foreseer
 from shoal.router.place import Policy
 from shoal.router.view import Standing
 
@@ -32,7 +33,8 @@ class Plugin(Protocol):
 
 
 class Simulation:
-    """`hop_s`: one way between frontend and instance. `report_delay_s`: on top of it, for reports."""
+    """`hop_s`: one way between frontend and instance. `report_delay_s`: on top of it, for reports. `foreseer`: makes
+    what each frontend learns with."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Simulation:
         links: Links | None = None,
         seed: int = 0,
         fast: bool = True,
+        foreseer: Callable[[], Foreseer] = lambda: Foreseer(None),
     ) -> None:
         self.workload, self.hop_s, self.report_delay_s, self.fast = workload, hop_s, report_delay_s, fast
         self.events, self.results = Events(), Results()
@@ -68,6 +71,7 @@ class Simulation:
                 send=self._send,
                 abandon=self._abandon,
                 ended=self._ended,
+                foreseer=foreseer(),
             )
             for number in range(frontends)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
 
 from shoal.cluster.controller_client import ControllerClient
@@ -15,9 +16,14 @@ INSTANCE_KEYS = ("id", "role", "state", "pid", "running", "waiting", "free_block
 FRONTEND_KEYS = ("id", "http", "grpc", "metrics", "pid", "state")
 EXTRA_INSTANCE_KEYS = ("deaths", "note", "metrics")
 PATIENCE_S = 5.0
+POD_MARK = "SHOAL_SECRETS"
 
 
 def connect(name: str) -> ControllerClient:
+    if POD_MARK in os.environ:
+        from shoal.cluster.cli.pod import connect_in_pod  # noqa: PLC0415 - Ray, heavy and needed only there
+
+        return connect_in_pod(os.environ)
     run = find(name)
     state = run.state()
     if state is None or not run.is_running():
@@ -49,6 +55,7 @@ def as_tree(reply: pb.StatusReply) -> dict[str, Any]:
     return {
         "instances": [_row(one, INSTANCE_KEYS + EXTRA_INSTANCE_KEYS) for one in reply.instances],
         "frontends": [_row(one, FRONTEND_KEYS) for one in reply.frontends],
+        "metrics": reply.metrics,
     }
 
 

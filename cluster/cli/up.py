@@ -124,13 +124,13 @@ def usage_lines(config: ClusterConfig, status: pb.StatusReply) -> list[str]:
     body = json.dumps(
         {"model": config.model_name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
     )
-    metrics = [m for m in (*(f.metrics for f in status.frontends), *(i.metrics for i in status.instances)) if m]
+    pages = (status.metrics, *(f.metrics for f in status.frontends), *(i.metrics for i in status.instances))
     lines = [
         "",
         f"OpenAI URL   {url}/v1",
         f"try          curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'",
         f"gRPC         {config.host}:{config.grpc_port}",
-        *(f"metrics      {one}" for one in metrics),
+        *(f"metrics      {one}" for one in pages if one),
         "talk         shoal chat        look         shoal status        end          shoal down",
     ]
     if config.engine.kind == "fake":

@@ -46,7 +46,6 @@ class Arrival:
         self.open = pb.Open()
         self.parcel = pb.Parcel()
         self.output: list[int] = []
-        self.named: tuple[bytes, ...] = ()
         self.segment: Segment | None = None
         self.lease: Lease | None = None  # the step thread's
         self.ending: asyncio.Task[None] | None = None
@@ -170,13 +169,21 @@ class Arrival:
     async def _hold(self, tail: int) -> words.Event:
         await ahit("arrival.hold")
         prepare = self.parcel.prepare
-        await self._grow(prepare.output)
         computed, block_size = prepare.computed_tokens, self.home.engine.info.block_size
         positions = tuple(range(tail, -(-computed // block_size)))
         if positions:
             await self._write(positions, prepare.payload, prepare.offset, prepare.checksum)
+        news = tuple(prepare.output)
+        self.output.extend(news)
         state = RequestState(tuple(self.output), computed, prepare.state)
-        await on_step_thread(self.home, lambda: self._on_lease(lambda lease: self.mover.hold(lease, state)))
+
+        def hold_now(lease: Lease) -> None:
+            """Both at once: each step boundary that is waited for is part of the client's pause."""
+            if news:
+                self.mover.grow(lease, news)
+            self.mover.hold(lease, state)
+
+        await on_step_thread(self.home, lambda: self._on_lease(hold_now))
         return words.Held()
 
     # -- ends
@@ -217,7 +224,10 @@ class Arrival:
             return False
         hit("arrival.adopt")
         held = self._held(watcher, frontend, epoch)
-        return self.home.run_here(held, lambda: self._adopt_now(held.engine_id))
+        if self.home.run_here(held, lambda: self._adopt_now(held.engine_id)):
+            return True
+        self._end()
+        return False
 
     def _held(self, watcher: int, frontend: str, epoch: int) -> Held:
         submit = pb.Submit()
@@ -229,10 +239,14 @@ class Arrival:
         return held
 
     def _adopt_now(self, engine_id: str) -> None:
-        lease, self.lease = self.lease, None
-        if lease is None:
+        if self.lease is None:
             raise NoRoom("the lease is over")
-        self.mover.adopt(lease, engine_id)
+        try:
+            self.mover.adopt(self.lease, engine_id)
+        except Exception:
+            self._drop_now()
+            raise
+        self.lease = None
 
 
 __all__ = ["Arrival", "Room"]

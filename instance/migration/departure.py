@@ -1,32 +1,37 @@
 """One request on its way out: performs what the source machine decides, and tells it what came of that.
 
-Owns the move's pins, its line to the target, its shared segment. Everything that it asks of the step thread or the copy
-thread is done in the order asked, so that giving back comes after taking whatever was cancelled in between.
+Owns the move's grip on its engine, its line to the target, its shared segment. Everything that it asks of the step
+thread or the copy thread is done in the order asked, so that giving back comes after taking whatever was cancelled in
+between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import zlib
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from shoal.instance.holdings import Held
-from shoal.instance.migration import source as words
+from shoal.instance.migration import source_words as words
 from shoal.instance.migration.budget import Budget
+from shoal.instance.migration.grip import Grip
 from shoal.instance.migration.home import Copier, Home, on_step_thread
 from shoal.instance.migration.line import Dial, Line, LineLost
 from shoal.instance.migration.segment import NoSegment, Segment
 from shoal.instance.migration.source import PAUSED, Source, Stage
 from shoal.instance.migration.words import MOVED, Ending, Patience, Sizes
-from shoal.instance.mover import Gone, Mover, Pin, RequestState, Sight
+from shoal.instance.mover import Gone, Mover, Pin
 from shoal.instance.stepper import EngineDied
 from shoal.proto.failpoints import ahit, hit
 from shoal.proto.v1 import instance_pb2 as pb
 
-ALL = 1 << 30
+log = logging.getLogger(__name__)
+Act = Callable[..., Coroutine[Any, Any, words.Event | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,7 @@ class Departure:
         self.acts: set[asyncio.Task[None]] = set()
         self.line: Line | None = None
         self.segment: Segment | None = None
-        self.pins: list[Pin] = []  # the step thread's; the last one is the stage's
-        self.parked = False  # likewise
+        self.grip = Grip(self.mover, held.engine_id)
         self.named = self.told_tokens = self.sent_bytes = 0
 
     # -- the machine's driver
@@ -101,33 +105,33 @@ class Departure:
         for command in commands:
             match command:
                 case words.Look(first):
-                    self._act(self._look(first))
+                    self._act(self._look, first)
                 case words.Open():
-                    self._act(self._open())
+                    self._act(self._open)
                 case words.Send(positions):
-                    self._act(self._send(positions))
+                    self._act(self._send, positions)
                 case words.Park(first):
-                    self._act(self._park(first))
+                    self._act(self._park, first)
                 case words.Prepare(first):
-                    self._act(self._prepare(first))
+                    self._act(self._prepare, first)
                 case words.HandOver(prepared):
-                    self._act(self._hand_over(prepared))
+                    self._act(self._hand_over, prepared)
                 case words.Unpark():
-                    self._ask(self._unpark_now)
+                    self._ask(self.grip.unpark)
                 case words.Release():
                     hit("departure.release")
                     self.home.holdings.drop(self.engine_id)
-                    self._ask(self._release_now)
+                    self._ask(self.grip.release)
 
-    def _act(self, act: Coroutine[Any, Any, words.Event | None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._told(act))
+    def _act(self, act: Act, *arguments: Any) -> None:
+        task = asyncio.get_running_loop().create_task(self._told(act, *arguments))
         self.acts.add(task)
         task.add_done_callback(self.acts.discard)
 
-    async def _told(self, act: Coroutine[Any, Any, words.Event | None]) -> None:
+    async def _told(self, act: Act, *arguments: Any) -> None:
         """Whatever becomes of it is an event."""
         try:
-            event = await act
+            event = await act(*arguments)
         except LineLost as exc:
             event = words.LineLost(str(exc))
         except Gone:
@@ -140,53 +144,22 @@ class Departure:
             self.tell(event)
 
     def _ask(self, act: Callable[[], None]) -> None:
-        """Whoever waits for nothing must not miss an error either: it would be a bug of the mover, and is a leak."""
-        self.home.stepper.ask(act)
+        """Of the step thread. Nobody waits for it; if it failed, something is left behind, and that is said."""
+        self.home.stepper.ask(act).add_done_callback(self._complain)
 
-    # -- on the step thread
-
-    def _look_now(self, first: int) -> tuple[Sight, int]:
-        return self.mover.look(self.engine_id), self._pin_now(first)
-
-    def _pin_now(self, first: int) -> int:
-        self._unpin_now()
-        pin = self.mover.pin(self.engine_id, first, ALL)
-        self.pins.append(pin)
-        return pin.blocks
-
-    def _unpin_now(self) -> None:
-        while self.pins:
-            self.mover.unpin(self.pins.pop())
-
-    def _park_now(self, first: int) -> tuple[Sight, int] | None:
-        if not self.parked and not self.mover.park(self.engine_id):
-            return None
-        self.parked = True
-        return self._look_now(first)
-
-    def _unpark_now(self) -> None:
-        if self.parked:
-            self.parked = False
-            self.mover.unpark(self.engine_id)
-
-    def _release_now(self) -> None:
-        self.parked = False
-        self.mover.release(self.engine_id)
-
-    def _state_now(self, first: int) -> tuple[RequestState, Pin]:
-        state, tail = self.mover.take_state(self.engine_id), self.mover.pin_tail(self.engine_id, first)
-        self.pins.append(tail)
-        return state, tail
+    def _complain(self, asked: Future[None]) -> None:
+        if not asked.cancelled() and (error := asked.exception()) is not None and not isinstance(error, EngineDied):
+            log.error("%s: what its move held cannot be given back: %r", self.engine_id, error)
 
     # -- acts
 
     async def _look(self, first: int) -> words.Event:
         await ahit("departure.look")
-        return words.Seen(*await on_step_thread(self.home, lambda: self._look_now(first)))
+        return words.Seen(*await on_step_thread(self.home, lambda: self.grip.look(first)))
 
     async def _open(self) -> words.Event:
         await ahit("departure.open")
-        held, pin = self.held, self.pins[-1]
+        held, pin = self.held, self.grip.pins[-1]
         self.named, self.told_tokens = pin.blocks, len(held.output)
         self.machine.named(pin.blocks)
         if self.means.same_node:
@@ -228,7 +201,7 @@ class Departure:
 
     async def _send(self, positions: tuple[int, ...]) -> words.Event:
         await ahit("departure.copy")
-        pin, clock, began_s = self.pins[-1], self.home.clock, self.home.clock()
+        pin, clock, began_s = self.grip.pins[-1], self.home.clock, self.home.clock()
         payload, checksum = await self._read(pin, positions)
         copy_s = clock() - began_s
         new = [pin.hashes[position - pin.first] for position in positions if position >= self.named]
@@ -266,12 +239,13 @@ class Departure:
 
     async def _park(self, first: int) -> words.Event:
         await ahit("departure.park")
-        parked = await on_step_thread(self.home, lambda: self._park_now(first))
+        parked = await on_step_thread(self.home, lambda: self.grip.park(first))
         return words.InFlight() if parked is None else words.Parked(*parked)
 
     async def _prepare(self, first: int) -> words.Event:
         await ahit("departure.prepare")
-        state, tail = await on_step_thread(self.home, lambda: self._state_now(first))
+        assert self.grip.rest is not None, "only what is parked is prepared"
+        state, tail = self.grip.rest
         if list(state.output) != self.held.output:
             raise ValueError(f"the engine made {len(state.output)} tokens, {len(self.held.output)} were sent")
         payload, checksum = await self._read(tail, tuple(range(first, first + tail.blocks)))
@@ -324,7 +298,7 @@ class Departure:
             await self.line.close()
         await self.means.copier.idle()  # it may be reading what is given back now
         await self._drop_segment()
-        self._ask(self._unpin_now)
+        self._ask(self.grip.unpin)
 
     def _moved(self, ended_s: float) -> pb.Moved:
         machine, move = self.machine, self.move

@@ -17,7 +17,7 @@ from shoal.instance.migration.departure import Departure, Means
 from shoal.instance.migration.home import Copier, Home
 from shoal.instance.migration.line import Dial
 from shoal.instance.migration.residents import residents_frame
-from shoal.instance.migration.source import Broken
+from shoal.instance.migration.source_words import Broken
 from shoal.instance.migration.target import Stage
 from shoal.instance.migration.words import MOVED, Ending, Patience, Sizes
 from shoal.proto.errors import BadMessage

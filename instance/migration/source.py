@@ -17,9 +17,31 @@ so what an unparked request still says is not believed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from shoal.instance.migration.source_words import (
+    Broken,
+    Command,
+    Declined,
+    Event,
+    Expired,
+    HandOver,
+    InFlight,
+    Installed,
+    LineLost,
+    Look,
+    Open,
+    Opened,
+    Park,
+    Parked,
+    Prepare,
+    Prepared,
+    Release,
+    Seen,
+    Send,
+    Settled,
+    Unpark,
+)
 from shoal.instance.migration.words import Ending, Patience, Sizes
 from shoal.instance.mover import Phase, Sight
 
@@ -50,130 +72,6 @@ PAUSED = frozenset({Stage.PARKING, Stage.FLUSHING, Stage.PREPARING, Stage.DECIDI
 
 class IllegalMove(AssertionError):
     """A bug here, or of the shell: the state table has no such arrow. Carries the story of the move."""
-
-
-# -- events
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the engine says; `pinned` sealed blocks are held from the asked position on."""
-
-    sight: Sight
-    pinned: int
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    missing: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Declined:
-    reason: str
-    no_room: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """It cannot be parked yet: its tokens are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """As `Seen`, of the parked request."""
-
-    sight: Sight
-    pinned: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    committed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """It cannot go on, whatever the stage: the request is gone, its owner's stream ended, this instance stops."""
-
-    ending: Ending
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LineLost:
-    """The stream to the target ended."""
-
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """The deadline passed."""
-
-
-Event = Seen | Opened | Declined | Installed | InFlight | Parked | Prepared | Settled | Broken | LineLost | Expired
-
-# -- commands
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Ask the engine, and pin the sealed blocks from `first` on."""
-
-    first: int
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    positions: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Park:
-    """At the next step boundary, and pin as `Look` does."""
-
-    first: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """State, and all blocks from `first` on: the unsealed one, if there is any."""
-
-    first: int
-
-
-@dataclass(frozen=True, slots=True)
-class HandOver:
-    prepared: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Unpark:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    pass
-
-
-Command = Look | Open | Send | Park | Prepare | HandOver | Unpark | Release
 
 
 class Source:
@@ -338,31 +236,4 @@ class Source:
         self.stage, self.deadline_s = stage, now_s + patience_s
 
 
-__all__ = [
-    "NEXT",
-    "PAUSED",
-    "Broken",
-    "Command",
-    "Declined",
-    "Event",
-    "Expired",
-    "HandOver",
-    "IllegalMove",
-    "InFlight",
-    "Installed",
-    "LineLost",
-    "Look",
-    "Open",
-    "Opened",
-    "Park",
-    "Parked",
-    "Prepare",
-    "Prepared",
-    "Release",
-    "Seen",
-    "Send",
-    "Settled",
-    "Source",
-    "Stage",
-    "Unpark",
-]
+__all__ = ["NEXT", "PAUSED", "IllegalMove", "Source", "Stage"]

@@ -37,7 +37,7 @@ class Patience:
     look_s: float = 5.0  # source, for a step boundary
     open_s: float = 2.0
     parcel_s: float = 2.0
-    park_s: float = 2.0
+    park_s: float = 5.0
     prepare_s: float = 0.8
     settle_s: float = 1.2
     idle_s: float = 10.0  # target, for the next parcel

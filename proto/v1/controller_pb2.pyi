@@ -61,16 +61,18 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("instances", "frontends", "moves", "act")
+    __slots__ = ("instances", "frontends", "moves", "act", "metrics")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     FRONTENDS_FIELD_NUMBER: _ClassVar[int]
     MOVES_FIELD_NUMBER: _ClassVar[int]
     ACT_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
     frontends: _containers.RepeatedCompositeFieldContainer[FrontendInfo]
     moves: _containers.RepeatedCompositeFieldContainer[MoveReport]
     act: str
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., frontends: _Optional[_Iterable[_Union[FrontendInfo, _Mapping]]] = ..., moves: _Optional[_Iterable[_Union[MoveReport, _Mapping]]] = ..., act: _Optional[str] = ...) -> None: ...
+    metrics: str
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., frontends: _Optional[_Iterable[_Union[FrontendInfo, _Mapping]]] = ..., moves: _Optional[_Iterable[_Union[MoveReport, _Mapping]]] = ..., act: _Optional[str] = ..., metrics: _Optional[str] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
     __slots__ = ("id", "role", "state", "pid", "running", "waiting", "free_blocks", "total_blocks", "step_ms", "note", "deaths", "address", "metrics", "freeness")

@@ -380,3 +380,32 @@ async def test_nobody_without_the_token_gets_an_answer(make: Make, stub_of: Any,
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_people_scale_and_restart_and_whoever_is_not_wanted_leaves(
+    make: Make, launcher: FakeLauncher, stub_of: Any
+):
+    controller = await make(instances=1)
+    controller.rules = m.Rules(drain_limit_s=0.3)  # these fakes are never empty
+    stub, metadata = await stub_of(controller), token_metadata(TOKEN)
+    await stub.Scale(cpb.ScaleRequest(instances=2), metadata=metadata, timeout=10)
+    await until(lambda: all_ready(controller) and list(controller.slots) == ["i0", "i1"])
+    await stub.Drain(cpb.DrainRequest(id="i0"), metadata=metadata, timeout=10)
+    assert controller.slots["i0"].state is S.DRAINING and launcher.of("i0").alive
+    await until(lambda: list(controller.slots) == ["i1"])
+    assert not launcher.of("i0").alive
+    await stub.Restart(cpb.RestartRequest(), metadata=metadata, timeout=10)
+    await until(lambda: list(controller.slots) == ["i0"] and all_ready(controller) and not controller.fleet.words)
+    assert controller.slots["i0"].incarnation == 2, "no incarnation repeats under a name"
+
+
+async def test_an_act_that_cannot_be_is_refused_in_words(make: Make, stub_of: Any):
+    stub, metadata = await stub_of(await make(instances=1)), token_metadata(TOKEN)
+    for call, code in (
+        (stub.Drain(cpb.DrainRequest(id="i9"), metadata=metadata, timeout=10), "NOT_FOUND"),
+        (stub.Drain(cpb.DrainRequest(id="i0"), metadata=metadata, timeout=10), "INVALID_ARGUMENT"),
+        (stub.Migrate(cpb.MigrateRequest(request_id="x", target="i0"), metadata=metadata, timeout=10), "NOT_FOUND"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call
+        assert refused.value.code().name == code

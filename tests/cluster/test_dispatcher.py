@@ -6,6 +6,7 @@ import asyncio
 import os
 from random import Random
 
+import numpy as np
 import pytest
 
 from shoal.cluster import dispatcher as dispatcher_module
@@ -18,6 +19,7 @@ from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import DeadlinePassed, InvalidArgument, Overloaded, Quarantined, Unavailable
 from shoal.proto.seal import Sealer
 from shoal.proto.v1 import instance_pb2 as pb
+from shoal.router.foresight import Foresight
 from shoal.router.view import Standing
 from tests.tools.fault_proxy import Faults
 from tests.tools.mini_cluster import FAKE, VOCABULARY, MiniCluster, eventually, settled
@@ -105,6 +107,17 @@ async def test_a_stream_goes_on_after_the_death_of_its_instance_at_token(at):
         assert_whole(await run, 40)
         assert seen.context.instance == first or frontend.dispatcher.failovers == 1
         assert frontend.dispatcher.link_ends[LinkEnd.CRASHED] == 1
+        await assert_clean(cluster, frontend)
+
+
+async def test_instances_that_die_together_make_no_request_suspect():
+    async with MiniCluster(3) as cluster:
+        frontend = await cluster.frontend()
+        runs = [asyncio.create_task(frontend.run(f"r{n}", [n], 60)) for n in range(9)]
+        await eventually(lambda: len(frontend.replies) == 9 and all(seen.tokens for seen in frontend.replies.values()))
+        await asyncio.gather(*(cluster.instances[name].kill() for name in ("i0", "i1")))
+        for seen in await asyncio.gather(*runs):
+            assert_whole(seen, 60)
         await assert_clean(cluster, frontend)
 
 
@@ -295,6 +308,22 @@ def inject(link, make_frame):
         return frame
 
     link.call.read = injected
+
+
+async def test_requests_wait_in_order_for_the_memory_that_others_will_need():
+    async with MiniCluster(1) as cluster:
+        frontend = await cluster.frontend()
+        dispatcher = frontend.dispatcher
+        full = Foresight(
+            shares=np.array([1.0]), remaining_tokens=np.array([1e9])
+        )  # only an idle instance can take more
+        dispatcher.view.foresight = dispatcher.ledgers.foreseer.foresight = full
+        runs = [asyncio.create_task(frontend.run(f"r{n}", [n], 30)) for n in range(3)]
+        await eventually(lambda: dispatcher.admission.queued_requests == 2)
+        for n, run in enumerate(runs):
+            assert_whole(await run, 30)
+            assert not any(later.done() for later in runs[n + 1 :])
+        await assert_clean(cluster, frontend)
 
 
 async def test_missed_block_changes_are_told_anew():

@@ -291,6 +291,19 @@ async def test_a_response_names_its_request_and_the_instance_that_gave_the_first
     assert "x-shoal-instance" not in (await ask(Application())).headers
 
 
+@pytest.mark.parametrize("theirs", [None, "abc-1"])
+async def test_the_application_names_a_request_as_the_response_does_unless_its_client_did(theirs):
+    seen = []
+
+    async def application(scope, receive, send):
+        seen.append([value.decode() for key, value in scope["headers"] if key == b"x-request-id"])
+        await begin(send)
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    answer = await ask(application, headers=[("x-request-id", theirs)] if theirs else [])
+    assert seen == [[theirs or answer.headers["x-shoal-request"]]]
+
+
 async def test_a_client_that_leaves_is_seen_by_the_application():
     seen = []
 

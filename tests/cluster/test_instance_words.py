@@ -4,7 +4,7 @@ import pytest
 
 from shoal.cluster.instance_words import (
     RefusedByInstance,
-    change_of,
+    changes_of,
     check_outputs,
     info_of,
     load_of,
@@ -35,10 +35,11 @@ def test_every_field_of_the_routers_load_is_reported():
 
 
 def test_block_changes_have_three_kinds():
-    kinds = [change_of(pb.BlockChange(kind=kind)) for kind in pb.BlockChange.Kind.values()]
-    assert kinds == ["stored", "removed", "cleared"]
-    with pytest.raises(BadMessage):
-        change_of(pb.BlockChange(kind=3))
+    changes = [pb.BlockChange(kind=kind, hashes=[b"x"]) for kind in pb.BlockChange.Kind.values()]
+    told = changes_of(pb.StepReport(blocks=changes))
+    assert [(kind, list(hashes)) for kind, hashes in told] == [(k, [b"x"]) for k in ("stored", "removed", "cleared")]
+    with pytest.raises(BadMessage, match="3"):
+        changes_of(pb.StepReport(blocks=[*changes, pb.BlockChange(kind=3)]))
 
 
 def test_outputs_have_an_epoch_an_index_and_an_end_that_is_known():

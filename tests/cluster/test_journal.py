@@ -161,6 +161,30 @@ def test_a_gap_and_a_partial_overlap_are_told_from_a_repetition():
     assert journal.verdicts == {Verdict.FRESH: 1, Verdict.REPEATED: 1, Verdict.BROKEN: 2}
 
 
+@pytest.mark.parametrize(
+    "owner, epoch, index",
+    [("b", 1, 2), ("a", 2, 2), ("a", 0, 2), ("a", 1, 1), ("a", 1, 3)],
+    ids=["not its owner", "a later epoch", "a former epoch", "tokens came since", "tokens are missing"],
+)
+def test_a_hand_over_changes_nothing_unless_owner_epoch_and_index_are_the_present_ones(owner, epoch, index):
+    journal = opened("r")
+    journal.assign("r", "a")
+    journal.accept("r", "a", 1, 0, [1, 2])
+    assert not journal.hand_over("r", owner, epoch, index, "c")
+    assert not journal.hand_over("unknown", "a", 1, 2, "c")
+    assert (journal.tickets["r"].owner, journal.tickets["r"].epoch) == ("a", 1)
+
+
+def test_after_a_hand_over_only_the_target_is_believed():
+    journal = opened("r")
+    journal.assign("r", "a")
+    journal.accept("r", "a", 1, 0, [1, 2])
+    assert journal.hand_over("r", "a", 1, 2, "c")
+    assert journal.accept("r", "a", 1, 2, [3]) is Verdict.STALE
+    assert journal.accept("r", "c", 2, 2, [3]) is Verdict.FRESH
+    assert not journal.hand_over("r", "a", 1, 2, "b")
+
+
 def test_a_cut_or_silent_line_is_no_crash_of_the_request():
     journal = opened("r")
     for _ in range(5):

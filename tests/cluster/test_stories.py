@@ -56,6 +56,6 @@ def test_a_person_reads_why_it_was_placed_and_what_a_move_cost():
     story.stays.add(instance="i1", epoch=2, why="moved: drain", sent_bytes=2_500_000, stages=3, pause_s=0.042)
     lines = as_text(story).splitlines()
     assert lines[0] == "cmpl-1" and "placed, 64 tokens cached there" in lines[1]
-    assert lines[2].split() == "i0 100 = 1 x least_work 100".split()
+    assert lines[2].split() == ["i0", "100", "=", "1", "x", "least_work", "100"]
     assert lines[3].split()[:2] == ["i1", "500"]
     assert lines[4].endswith("moved: drain: 2.50 MB in 3 stages, pause 42 ms")

@@ -95,9 +95,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             "frontends": 2,
             "http_port": free_port(),
             "grpc_port": free_port(),
+            "metrics_port": free_port(),
             "keys": KEYS,
             "lora": {"pirate": str(write_adapter(folder / "pirate"))},
             "admission": {"no_instance_wait_s": 60},
+            # Only an answer of one token is within this: both kinds of requests are seen.
+            "slo": {"ttft_base_s": 60, "decode_step_ms": 0.01},
             "engine": {
                 "dtype": "float32",
                 "max_model_len": 4096,

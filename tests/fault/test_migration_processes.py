@@ -168,7 +168,7 @@ async def one_move(trio, watch, point, victim, number):
         await watch.at(request_id, point)
         await trio.strike(victim, source, target)
     for seen in await asyncio.gather(run, *others):
-        assert (seen.finish_reason, seen.error) == (FINISH_LENGTH, None), request_id
+        assert (seen.finish_reason, seen.error) == (FINISH_LENGTH, None), f"{request_id}: {seen.error!r}"
         assert seen.tokens == reply(seen.prompt, len(seen.tokens), VOCABULARY), request_id
     assert len(frontend.replies[request_id].tokens) == TOKENS
     failpoints.clear()

@@ -196,7 +196,7 @@ async def test_counts_begin_anew_with_each_stream(instance: Instance) -> None:
     async with attached(instance, "f1") as [peer]:
         await peer.until(lambda: bool(peer.reports()))
         assert {report.accepted for report in peer.reports()} == {0}
-    await instance.until(lambda: not instance.server.watchers and not instance.server.accepted)
+    await instance.until(lambda: not instance.server.watchers and not instance.server.intake.accepted)
 
 
 async def test_an_idle_instance_is_heard_of_again_and_again(instance: Instance) -> None:

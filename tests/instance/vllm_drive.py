@@ -47,8 +47,9 @@ class Heard:
 class Drive:
     """One engine, and all that it said so far by request id."""
 
-    def __init__(self, **sizes: Any) -> None:
-        self.engine: VllmEngine = build_engine(parse_config({"engine": {**SIZES, **sizes}}))  # type: ignore[assignment]
+    def __init__(self, *, pool: bool = False, **sizes: Any) -> None:
+        config = {"engine": {**SIZES, **sizes}, "pool": {"memory_bytes": int(pool)}}
+        self.engine: VllmEngine = build_engine(parse_config(config))  # type: ignore[assignment]
         self.engine.warm_up()
         self.encoder = MsgpackEncoder(INLINE_BYTES)
         self.numbers = itertools.count()

@@ -12,7 +12,7 @@ import selectors
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -144,7 +144,7 @@ class VirtualInstance:
             copier=VirtualCopier(world.rng),  # type: ignore[arg-type]
         )
         if world.rng.random() < 0.8:
-            object.__setattr__(self.server.desk.means, "same_node", False)
+            self.server.desk.means = replace(self.server.desk.means, same_node=False)
         self.tasks: set[asyncio.Task[Any]] = set()
 
     def _make_parking_wait(self) -> None:
@@ -342,7 +342,7 @@ class VirtualFrontend(MiniFrontend):
 class Fault:
     """What happens when a move passes `point` for the n-th time in a run."""
 
-    victim: str  # source | target | both | controller | frontend | line | owner_source | owner_target | none
+    victim: str  # source, target, both, controller, frontend, line, owner_source, owner_target, owner_frozen, none
     point: str
     nth: int = 1
     silent: bool = False
@@ -448,6 +448,10 @@ class World:
             case "line":
                 for line in [one for one in self.lines if (one.source.name, one.target.name) == (source, target)]:
                     self._cut(line, line.wire_out, line.wire_back)
+            case "owner_frozen":
+                thawed_s = self.loop.time() + self.rng.uniform(0.5, 1.45)
+                for link in [one for one in self.links if one.instance.name in (source, target)]:
+                    link.up.free_s = link.down.free_s = thawed_s
             case "owner_source":
                 self._cut_owner(source)
             case "owner_target":

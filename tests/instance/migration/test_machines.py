@@ -1,5 +1,5 @@
-"""The two machines of a move, side by side, under events in any order that a shell may see them: each ends, exactly once,
-gives back what it took, and never do both run the request.
+"""The two machines of a move, side by side, under events in any order that a shell may see them: each ends, exactly
+once, gives back what it took, and never do both run the request.
 """
 
 from hypothesis import settings
@@ -89,6 +89,43 @@ def test_what_cannot_move_is_refused_with_its_reason():
     m = source()
     assert m.feed(s.Seen(sight(unmovable="prompt_logprobs"), 2), 0.0) == []
     assert (m.ending, m.detail) == (Ending.REFUSED, "prompt_logprobs")
+
+
+# -- the target, step by step
+
+
+def prepared() -> t.Target:
+    m = t.Target(patience=PATIENCE)
+    assert m.feed(t.OpenCame(3), 0.0) == [t.Lease()]
+    assert m.feed(t.Leased((1, 2)), 0.0) == [t.SayOpened((1, 2))]
+    assert m.feed(t.BlocksCame((1,)), 0.0) == [t.Install((1,), 2)]
+    m.feed(t.Installed(), 0.0)
+    assert m.feed(t.BlocksCame((2, 3)), 0.0) == [t.Install((2, 3), 4)]
+    assert m.feed(t.Installed(), 0.0) == [t.SayInstalled()]
+    assert m.feed(t.PrepareCame(), 0.0) == [t.Hold(4)]
+    assert m.feed(t.Held(), 1.0) == [t.SayPrepared()]
+    return m
+
+
+def test_a_prepared_target_waits_for_the_owner_even_if_its_source_is_gone():
+    m = prepared()
+    assert m.feed(t.StreamEnded(), 2.0) == []
+    assert m.feed(t.TakenOver(), 3.0) == [t.Adopt()] and m.adopted
+
+
+def test_a_prepared_target_that_nobody_asks_for_gives_up_at_its_deadline():
+    m = prepared()
+    assert m.feed(t.Expired(), 1.0 + PATIENCE.lease_s - 0.1) == []
+    assert m.feed(t.Expired(), 1.0 + PATIENCE.lease_s) == [t.Drop()]
+    assert m.feed(t.TakenOver(), 9.0) == []
+
+
+def test_a_prepare_with_blocks_missing_is_declined():
+    m = t.Target(patience=PATIENCE)
+    m.feed(t.OpenCame(3), 0.0)
+    m.feed(t.Leased((1,)), 0.0)
+    [drop, decline] = m.feed(t.PrepareCame(), 0.0)
+    assert drop == t.Drop() and isinstance(decline, t.Decline)
 
 
 # -- both, in any order

@@ -1,0 +1,178 @@
+"""The conditions under which policies are compared, and one run of one policy under one of them, on the simulator.
+
+A condition is a workload, a number of instances and frontends, and a rate as a share of the capacity of that fleet: the
+highest rate at which the policy `least_work` keeps 95 % of the requests within the SLO, found by bisection. A seed is
+another window of a trace, or other draws. Everything here is plain values, so that runs may go to other processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shoal.bench.sim.build import build
+from shoal.bench.sim.config import SimConfig, parse_sim_config
+from shoal.bench.sim.results import Slo, summarize
+from shoal.bench.sim.sampler import Sampler
+from shoal.bench.sim.step_times import step_time
+
+JUDGE, KEPT_SHARE = "least_work", 0.95
+STEP_TIME, OVERHEAD_MS = "llama-3.1-8b/h100/tp1", 3.0
+BLOCK_SIZE, TOTAL_BLOCKS = 64, 7_000
+SEED_APART_S = 150.0  # between the windows of two seeds
+WINDOW_S = 1_300.0  # of a trace, at most
+CALLS_PER_SESSION = 8.4  # of the generated agents: 6 turns, a tenth of which fan out into 4
+
+
+class TraceFile(NamedTuple):
+    """`rate_rps`: as recorded."""
+
+    name: str
+    rate_rps: float
+
+
+class ServegenFiles(NamedTuple):
+    name: str
+
+
+class Generated(NamedTuple):
+    """Sessions of agents."""
+
+
+Source = TraceFile | ServegenFiles | Generated
+
+WORKLOADS: dict[str, Source] = {
+    "azure-code": TraceFile("azure_llm_2023_code_0-35min.csv.gz", 3.18),
+    "azure-conversation": TraceFile("azure_llm_2023_conv_0-35min.csv.gz", 5.87),
+    "mooncake-conversation": TraceFile("mooncake_fast25_conversation_0-40min.jsonl.gz", 3.28),
+    "servegen-m-large": ServegenFiles("servegen_m-large_day1_0-12h_top20"),
+    "servegen-deepseek-r1": ServegenFiles("servegen_deepseek-r1_day0_0-12h_top15"),
+    "agents": Generated(),
+}
+
+
+class Condition(NamedTuple):
+    workload: str
+    instances: int
+    utilisation: float
+    frontends: int
+
+
+class Run(NamedTuple):
+    """One simulation."""
+
+    condition: Condition
+    policy: str
+    seed: int
+    rate_rps: float
+
+
+class Setting(NamedTuple):
+    """What all runs share. `traces`: the folder; `arrivals_s`: how long requests come; the run ends with the last of
+    them."""
+
+    traces: Path
+    arrivals_s: float
+    stale_s: float
+
+
+def measure(setting: Setting, run: Run) -> dict[str, float]:
+    config = config_of(setting, run)
+    simulation, sampler = build(config), Sampler()
+    results = simulation.run([sampler])
+    slo = Slo(step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms))
+    summary = summarize(results, slo)
+    return {name: float(summary[name]) for name in METRICS if name in summary} | {
+        "max_over_mean": sampler.max_over_mean()
+    }
+
+
+METRICS = (
+    "goodput",
+    "slo_met_share",
+    "ttft_ms_p50",
+    "ttft_ms_p99",
+    "tpot_ms_p50",
+    "tpot_ms_p99",
+    "e2e_ms_mean",
+    "hit_rate",
+    "preemptions",
+    "max_over_mean_requests",
+)
+
+
+def capacity_rps(setting: Setting, workload: str, instances: int, rounds: int = 5) -> float:
+    """Doubles or halves until the answer lies between, then halves the distance between the logarithms."""
+
+    def kept(rate_rps: float) -> bool:
+        run = Run(Condition(workload, instances, 1.0, 1), JUDGE, 0, rate_rps)
+        return measure(setting, run)["slo_met_share"] >= KEPT_SHARE
+
+    return bisect_rate(kept, 4.0 * instances, rounds)
+
+
+def bisect_rate(kept: Callable[[float], bool], guess_rps: float, rounds: int) -> float:
+    """The highest rate that is kept, to within a factor of 2 ** (1 / 2 ** rounds). 0: none within 2 ** 10 of the
+    guess."""
+    low = high = guess_rps
+    if kept(guess_rps):
+        while kept(high := low * 2) and high < guess_rps * 1024:
+            low = high
+    else:
+        while not kept(low := high / 2):
+            high = low
+            if low < guess_rps / 1024:
+                return 0.0
+    for _ in range(rounds):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if kept(middle) else (low, middle)
+    return low
+
+
+def config_of(setting: Setting, run: Run) -> SimConfig:
+    condition = run.condition
+    tree = {
+        "workload": workload_of(setting, WORKLOADS[condition.workload], run),
+        "seed": run.seed,
+        "instances": condition.instances,
+        "frontends": condition.frontends,
+        "policy": run.policy,
+        "step_time": STEP_TIME,
+        "overhead_ms": OVERHEAD_MS,
+        "block_size": BLOCK_SIZE,
+        "total_blocks": TOTAL_BLOCKS,
+        "predict_lengths": True,
+        "report_delay_s": setting.stale_s,
+    }
+    return parse_sim_config(tree)
+
+
+def workload_of(setting: Setting, source: Source, run: Run) -> dict[str, Any]:
+    rate_rps, start_s, requests = run.rate_rps, run.seed * SEED_APART_S, run.rate_rps * setting.arrivals_s
+    match source:
+        case TraceFile(name, recorded_rps):
+            copies = math.ceil(requests / (recorded_rps * WINDOW_S))
+            window = {"start_s": start_s, "end_s": start_s + requests / copies / recorded_rps, "copies": copies}
+            return {"kind": "trace", "file": str(setting.traces / name), "rate_rps": rate_rps, **window}
+        case ServegenFiles(name):
+            files = {part: str(setting.traces / f"{name}_{part}.gz") for part in ("clients.csv", "pdfs.jsonl")}
+            span = {"start_s": start_s, "duration_s": setting.arrivals_s, "rate_rps": rate_rps}
+            return {"kind": "servegen", "clients": files["clients.csv"], "pdfs": files["pdfs.jsonl"], **span}
+        case Generated():
+            sessions = math.ceil(requests / CALLS_PER_SESSION)
+            return {"kind": "agents", "sessions": sessions, "sessions_per_s": rate_rps / CALLS_PER_SESSION}
+
+
+__all__ = [
+    "METRICS",
+    "WORKLOADS",
+    "Condition",
+    "Run",
+    "Setting",
+    "bisect_rate",
+    "capacity_rps",
+    "config_of",
+    "measure",
+]
