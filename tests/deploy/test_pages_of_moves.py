@@ -11,6 +11,7 @@ import pytest
 from shoal.cluster.frontend_metrics import FrontendRegistry
 from shoal.instance.metrics import serve_metrics
 from shoal.instance.metrics_page import serve_page
+from shoal.proto import failpoints
 from shoal.proto.v1 import instance_pb2 as pb
 from tests.deploy.render import ROOT
 from tests.tools.mini_cluster import MiniCluster, eventually
@@ -42,7 +43,7 @@ async def move_about(cluster: MiniCluster, end_s: float) -> None:
     while time.monotonic() < end_s:
         number += 1
         name = f"r{number}"
-        run = asyncio.create_task(frontend.run(name, [number] * 50, 120))
+        run = asyncio.create_task(frontend.run(name, [number] * 50, 300))
         await eventually(lambda name=name: name in frontend.replies)
         await frontend.replies[name].wait_tokens(20)
         source = frontend.replies[name].context.instance
@@ -53,7 +54,9 @@ async def move_about(cluster: MiniCluster, end_s: float) -> None:
 
 
 @pytest.mark.servers
-async def test_every_panel_of_migration_moves_when_requests_do(tmp_path: Path) -> None:
+async def test_every_panel_of_migration_moves_when_requests_do(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    failpoints.arm("departure.look", "delay:0.05")  # or a gauge of moves under way is zero whenever somebody looks
+    request.addfinalizer(failpoints.clear)
     async with MiniCluster(2) as cluster:
         frontend = await cluster.frontend()
         peers = {name: instance.address for name, instance in cluster.instances.items()}
