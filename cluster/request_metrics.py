@@ -79,7 +79,7 @@ class RequestMetrics:
             self.slo,
             uncached_tokens=life.uncached_tokens,
             ttft_s=life.first_s - route.arrived_s,
-            tpot_s=(now_s - life.first_s) / max(1, count - 1),
+            tpot_s=(now_s - life.first_s) / (count - 1) if count > 1 else 0.0,
         )
         self._slo.labels(route.tenant, service_class(route.priority), result.value).inc()
 

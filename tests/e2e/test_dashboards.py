@@ -47,7 +47,7 @@ def ask(cluster: Cluster, number: int, end_s: float) -> None:
             number += 1
             prompt, count = [7] * 200 + [number % 250] * 60, (1, 24, 24)[number % 3]
             headers = {"authorization": f"Bearer key-of-{('ada', 'bob')[number % 2]}"}
-            headers["x-shoal-priority"] = str(number % 3 - 1)
+            headers["x-shoal-priority"] = str(number // 3 % 3 - 1)
             if number % 5 == 1:  # each thread's first one, too
                 prompt, headers["x-shoal-deadline"] = [number % 250] * 3000, "0.0001"
             body = {"model": "tiny", "prompt": prompt, "max_tokens": count, "ignore_eos": True}
