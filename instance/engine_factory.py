@@ -68,14 +68,11 @@ def build_engine(config: ClusterConfig) -> Engine:
     if is_local(model_path):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import_engine(config)
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser  # noqa: PLC0415 - heavy
-    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415 - heavy
-
     from shoal.instance.vllm_engine import VllmEngine, on_cpu  # noqa: PLC0415 - heavy
-    from shoal.instance.vllm_seam import AsyncEngineArgs  # noqa: PLC0415 - heavy
+    from shoal.instance.vllm_seam import AsyncEngineArgs, argument_parser  # noqa: PLC0415 - heavy
 
     flags = vllm_flags(config, model_path=model_path, on_cpu=on_cpu())
-    parser = make_arg_parser(FlexibleArgumentParser())
+    parser = argument_parser()
     parser.error = _refuse_flags  # its own way to refuse is to end the process
     args = parser.parse_args(flags)
     return VllmEngine(AsyncEngineArgs.from_cli_args(args), config.model_name, pool=config.pool.memory_bytes > 0)

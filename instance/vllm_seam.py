@@ -5,6 +5,8 @@ vLLM calls none of this a stable interface, so another minor version is refused 
 tests/instance/test_vllm_seam.py checks each name and signature against the installed package.
 """
 
+from typing import Any
+
 from vllm import SamplingParams
 from vllm.config import KVEventsConfig, KVTransferConfig
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
@@ -50,6 +52,15 @@ def require_supported_version(version: str = VLLM_VERSION) -> None:
 
 require_supported_version()
 
+
+def argument_parser() -> Any:
+    """vLLM's own. Imported when it is asked for: worker processes never need it."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser  # noqa: PLC0415
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
+
+    return make_arg_parser(FlexibleArgumentParser())
+
+
 __all__ = [
     "INLINE_BYTES",
     "SUPPORTED_MINOR",
@@ -83,6 +94,7 @@ __all__ = [
     "SchedulerOutput",
     "StructuredOutputsParams",
     "SupportsHMA",
+    "argument_parser",
     "current_platform",
     "get_block_hash",
     "get_kv_transfer_group",

@@ -7,7 +7,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -136,7 +138,29 @@ SIGNATURES: dict[str, list[str]] = {
     "v1.core.sched.scheduler:Scheduler.has_requests": [],
     "v1.core.sched.scheduler:Scheduler.add_request": ["request"],
     "v1.core.sched.scheduler:Scheduler.finish_requests": ["request_ids", "finished_status"],
+    "v1.core.sched.scheduler:Scheduler.schedule": ["throttle_prefills"],
+    "v1.core.sched.scheduler:Scheduler.has_finished_requests": [],
+    "v1.core.sched.scheduler:Scheduler.get_request_counts": [],
+    "v1.core.sched.scheduler:Scheduler._free_request": ["request", "delay_free_blocks"],
+    "v1.core.sched.scheduler:Scheduler._enqueue_waiting_request": ["request"],
+    "v1.core.sched.scheduler:Scheduler._is_blocked_waiting_status": ["status"],
+    "v1.core.sched.request_queue:PriorityRequestQueue.remove_requests": ["requests"],
     "v1.core.kv_cache_manager:KVCacheManager.take_events": [],
+    "v1.core.kv_cache_manager:KVCacheManager.get_computed_blocks": ["request"],
+    "v1.core.kv_cache_manager:KVCacheManager.truncate_computed_blocks": ["blocks", "num_computed_tokens"],
+    "v1.core.kv_cache_manager:KVCacheManager.allocate_slots": [
+        *("request", "num_new_tokens", "num_new_computed_tokens", "new_computed_blocks", "num_lookahead_tokens"),
+        *("num_external_computed_tokens", "delay_cache_blocks", "num_encoder_tokens", "full_sequence_must_fit"),
+        *("reserved_blocks", "has_scheduled_reqs", "skip_zeroing_group_ids"),
+    ],
+    "v1.core.kv_cache_manager:KVCacheManager.cache_blocks": ["request", "num_computed_tokens"],
+    "v1.core.kv_cache_manager:KVCacheManager.free": ["request"],
+    "v1.core.kv_cache_manager:KVCacheManager.get_blocks": ["request_id"],
+    "v1.core.kv_cache_manager:KVCacheManager.get_block_ids": ["request_id"],
+    "v1.core.block_pool:BlockPool.touch": ["blocks"],
+    "v1.core.block_pool:BlockPool.free_blocks": ["ordered_blocks"],
+    "v1.core.kv_cache_utils:get_block_hash": ["key"],
+    "v1.core.kv_cache_utils:FreeKVCacheBlockQueue.iter_blocks_after": ["cursor"],
     "v1.core.block_pool:BlockPool.get_cached_block": ["block_hash", "kv_cache_group_ids"],
     "v1.core.block_pool:BlockPool.get_num_free_blocks": [],
     "v1.structured_output:StructuredOutputManager.accept_tokens": ["request", "new_token_ids"],
@@ -152,6 +176,12 @@ SIGNATURES: dict[str, list[str]] = {
         "tokenizer",
     ],
 }
+
+
+def test_only_the_seam_imports_vllm() -> None:
+    folder = Path(str(importlib.import_module("shoal.instance").__file__)).parent
+    importing = re.compile(r"^\s*(from|import) vllm\b", re.MULTILINE)
+    assert {path.name for path in folder.rglob("*.py") if importing.search(path.read_text())} == {"vllm_seam.py"}
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
