@@ -25,7 +25,7 @@ from shoal.instance.tiny_model import ensure_tiny_model
 from shoal.proto.config import ClusterConfig, parse_config
 from tests.tools.oracle import settle
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(300)]
 
 T = TypeVar("T")
 PROMPT_BLOCKS = 20
