@@ -116,8 +116,12 @@ class ShoalUnderTest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(subprocess.SubprocessError, OSError):
-            self._command("down", timeout_s=60)
+            self.down()
         self.child.stop()
+
+    def down(self) -> int:
+        """The exit status of `shoal down`."""
+        return self._command("down", timeout_s=60).returncode
 
     def wait_up(self, timeout_s: float) -> Status:
         status = Status()

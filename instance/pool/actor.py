@@ -54,7 +54,7 @@ class PoolActor:
         node = PoolNode(self.node_id, pool_sizes(pool, slot_bytes), self.token)
         service = PoolService(node, self.token, nixl=self._nixl(), offered=pool.transports)
         self.address, self.server = serve_pool(service, host)
-        self.metrics_url, self.metrics_server = serve_pool_metrics(service, host)
+        self.metrics_url, self.metrics_server = serve_pool_metrics(service, host, self.config.metrics_port)
         self.service = service
 
     def _nixl(self) -> NixlAgent | None:

@@ -59,6 +59,17 @@ class SegmentMap:
         self.bytes[index * HEADER_STRIDE : index * HEADER_STRIDE + HEADER.size] = np.frombuffer(data, dtype=np.uint8)
 
 
+def mapped(path: Path, slots: int, slot_bytes: int) -> SegmentMap:
+    """Through its name, by the owner too: whoever tidies /dev/shm sees in /proc/PID/maps who uses it. Raises OSError;
+    Unavailable for a file that is too short.
+    """
+    fd = os.open(path, os.O_RDWR)
+    try:
+        return SegmentMap(fd, slots, slot_bytes)
+    finally:
+        os.close(fd)
+
+
 def copy_verified(segment: SegmentMap, place: Place, key: bytes, pieces: Sequence[Bytes], sealer: Sealer) -> bool:
     """Copies a block into `pieces` (which together have its length) and tells whether what arrived is that block."""
     header = segment.header(place.index)
@@ -99,11 +110,12 @@ class Arena:
             size = _rounded(self.slots * HEADER_STRIDE) + self.slots * _rounded(self.slot_bytes)
             os.posix_fallocate(fd, 0, size)
             fcntl.flock(fd, fcntl.LOCK_EX)
-            segment = SegmentMap(fd, self.slots, self.slot_bytes)
             # It gets its name locked and whole. Naming a folder is what makes Python follow the link to the file.
             os.link(f"/proc/self/fd/{fd}", self.path(serial).name, dst_dir_fd=folder, follow_symlinks=True)
+            segment = mapped(self.path(serial), self.slots, self.slot_bytes)  # by name, see there
         except OSError as exc:
             os.close(fd)
+            self.path(serial).unlink(missing_ok=True)
             raise Overloaded(f"{self.folder}: no room for a segment of {self.slots} blocks: {exc}") from None
         finally:
             os.close(folder)
@@ -136,15 +148,11 @@ class ArenaView:
         """Raises Unavailable: no such segment, at least no longer."""
         found = self._segments.get(serial)
         if found is None:
-            path = next((path for prefix in self.prefixes if (path := Path(f"{prefix}{serial}")).exists()), None)
+            paths = [path for prefix in self.prefixes if (path := Path(f"{prefix}{serial}")).exists()]
             try:
-                fd = os.open(path or "", os.O_RDWR)
-            except OSError as exc:
+                found = self._segments[serial] = mapped(paths[0], self.slots, self.slot_bytes)
+            except (IndexError, OSError) as exc:
                 raise Unavailable(f"segment {serial}: {exc}") from None
-            try:
-                found = self._segments[serial] = SegmentMap(fd, self.slots, self.slot_bytes)
-            finally:
-                os.close(fd)
         return found
 
     def forget(self, serials: Iterable[int]) -> None:

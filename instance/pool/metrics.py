@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, start_http_server
+from typing import Any
+
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shoal.instance.metrics_page import serve_page
 from shoal.instance.pool.service import PoolService
 from shoal.instance.pool.slots import Tier
 
@@ -59,12 +62,11 @@ class PoolMetrics(Collector):
         return [rate, chosen, falls]
 
 
-def serve_pool_metrics(service: PoolService, host: str) -> tuple[str, object]:
+def serve_pool_metrics(service: PoolService, host: str, first_port: int = 0) -> tuple[str, Any]:
     """Returns the URL and the HTTP server to shut down."""
     registry = CollectorRegistry()
     registry.register(PoolMetrics(service))
-    http_server, _thread = start_http_server(0, addr=host, registry=registry)
-    return f"http://{host}:{http_server.server_port}/metrics", http_server
+    return serve_page(registry, host, first_port)
 
 
 __all__ = ["PoolMetrics", "serve_pool_metrics"]

@@ -11,9 +11,12 @@ import pytest
 from shoal.cluster.frontend_metrics import FrontendRegistry
 from shoal.instance.metrics import serve_metrics
 from shoal.instance.metrics_page import serve_page
+from shoal.instance.pool.metrics import serve_pool_metrics
 from shoal.proto import failpoints
 from shoal.proto.v1 import instance_pb2 as pb
+from shoal.proto.v1 import pool_pb2
 from tests.deploy.render import ROOT
+from tests.instance.pool.pools import keys, serving, sizes
 from tests.tools.mini_cluster import MiniCluster, eventually
 from tests.tools.servers import Prometheus
 
@@ -81,12 +84,8 @@ async def test_every_panel_of_migration_moves_when_requests_do(tmp_path: Path, r
 
 @pytest.mark.servers
 def test_every_panel_of_the_pool_moves_when_it_works(tmp_path: Path) -> None:
-    pool_metrics = pytest.importorskip("shoal.instance.pool.metrics")
-    from shoal.proto.v1 import pool_pb2  # noqa: PLC0415
-    from tests.instance.pool.pools import keys, serving, sizes  # noqa: PLC0415 - beside what may be absent
-
     with serving(made=sizes(2, slots=16)) as pool:
-        url, server = pool_metrics.serve_pool_metrics(pool.service, "127.0.0.1")
+        url, server = serve_pool_metrics(pool.service, "127.0.0.1")
         try:
             with Prometheus(tmp_path, [target_of(url)]) as prometheus:
                 start_s = time.time()

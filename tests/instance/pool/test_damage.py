@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +171,10 @@ def test_a_dropped_segment_is_not_found_and_what_is_mapped_of_it_is_no_block(are
     view.forget([1])
     with pytest.raises(Unavailable):
         view.segment(1)
+
+
+def test_the_owner_is_seen_to_use_its_files_so_nobody_tidies_them_away(arena):
+    assert str(arena.path(1)) in Path("/proc/self/maps").read_text()
 
 
 KILLED = """
