@@ -28,13 +28,14 @@ CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 @dataclass(frozen=True, slots=True)
 class HttpTarget:
-    """Where and how to ask. `keys` maps tenants to API keys; `extra` is laid over each body."""
+    """Where and how to ask. `keys` maps tenants to API keys; `extra` is laid over each body, `headers` go with it."""
 
     url: str
     model: str
     chat: bool = False
     keys: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
     request_timeout_s: float = 600.0
     max_retries: int = 0
 
@@ -129,7 +130,7 @@ class HttpClient:
         return msgspec.json.encode({**body, **self.target.extra})
 
     def _headers(self, record: Record) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self.target.headers}
         key = self.target.keys.get(record.request.kind.tenant)
         return {**headers, "Authorization": f"Bearer {key}"} if key else headers
 

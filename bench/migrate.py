@@ -1,8 +1,8 @@
 """Moves running requests between two instances: the client's pause, the copy, and whether every token is right.
 
 Per prompt length, --moves greedy streams are moved once each by hand, after some tokens. `pause_ms`: the longest gap
-that the client saw around the move. `median_step_ms`: its gaps before. The same prompt then runs undisturbed with its
-cache switched off: its tokens are the reference, its time to the first token is what recomputing would have cost
+that the client saw around the move. `median_step_ms`: its gaps before. Before that the same prompt runs undisturbed,
+new to every cache: its tokens are the reference, its time to the first token is what recomputing would have cost
 (`recompute_pause_ms`). `blocking_copy_pause_ms`: the same move's whole copy as if the request had been parked for it.
 
 `others_slowdown_pct`: eight decodes on either side, their mean gap while --others-tokens requests move back and forth,
@@ -66,11 +66,12 @@ class Bench:
         self.args, self.url, self.controller = args, url, controller
         self.made = 0
 
-    def client(self, **extra: Any) -> tuple[HttpClient, str]:
+    def client(self) -> tuple[HttpClient, str]:
         self.made += 1
         name = f"move-{self.made:04d}"
-        body = {"temperature": 0.0, "ignore_eos": True, "return_token_ids": True, "request_id": name, **extra}
-        target = HttpTarget(self.url, MODEL_NAME, extra=body, request_timeout_s=TOKEN_TIMEOUT_S * 5)
+        body = {"temperature": 0.0, "ignore_eos": True, "return_token_ids": True}
+        named = {"X-Request-Id": name}
+        target = HttpTarget(self.url, MODEL_NAME, extra=body, headers=named, request_timeout_s=TOKEN_TIMEOUT_S * 5)
         return HttpClient(target, PromptMaker(self.args.seed, VOCABULARY)), name
 
     async def move(self, name: str, target: str) -> cpb.MoveReport:
@@ -95,6 +96,9 @@ class Bench:
 
     async def one(self, prompt_tokens: int, number: int) -> dict[str, Any]:
         request = LoadRequest(prompt_tokens * 1000 + number, 0.0, prompt_tokens, self.args.output_tokens)
+        reference, (client, _) = Record(request), self.client()
+        async with client:
+            await client.run(reference)
         record, (client, name) = Record(request), self.client()
         async with client:
             task = asyncio.create_task(client.run(record))
@@ -103,9 +107,6 @@ class Bench:
             report = await self.move(name, other(record.instance))
             ended_s = time.perf_counter()
             await task
-        reference, (client, _) = Record(request), self.client(prompt_logprobs=0)
-        async with client:
-            await client.run(reference)
         return measured(record, reference, report, began_s, ended_s)
 
     async def others(self) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_blocks_outlive_the_instance_that_computed_them_and_nothing_outlives_the
         arena = {name for name in shm_in_use([pool]) if name.startswith(PREFIX)}
         assert len(arena) == 4
         want = answer()
-        stored = until(lambda: (now := events(config)).get("stored", 0) >= 4 + PROMPT_BLOCKS and now or None)
+        stored = until(lambda: ((now := events(config)).get("stored", 0) >= 4 + PROMPT_BLOCKS and now) or None)
 
         os.kill(old.pid, signal.SIGKILL)
         until(lambda: [one for one in shoal.status().ready() if one.pid != old.pid] or None)
