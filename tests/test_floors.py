@@ -32,7 +32,6 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "vllm": (
         "cluster/frontend_seam.py",
         "cluster/grpc_api/vllm_port.py",
-        "instance/engine_factory.py",
         "instance/vllm_seam.py",
     ),
     "torch": (
