@@ -35,9 +35,9 @@ class HttpTarget:
     chat: bool = False
     keys: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
     request_timeout_s: float = 600.0
     max_retries: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> str:

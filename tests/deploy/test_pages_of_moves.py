@@ -20,7 +20,7 @@ from tests.instance.pool.pools import keys, serving, sizes
 from tests.tools.mini_cluster import MiniCluster, eventually
 from tests.tools.servers import Prometheus
 
-WORK_S = 6.0
+WORK_S = 9.0
 
 
 def missing(page: str, prometheus: Prometheus, start_s: float) -> list[str]:
@@ -46,7 +46,7 @@ async def move_about(cluster: MiniCluster, end_s: float) -> None:
     while time.monotonic() < end_s:
         number += 1
         name = f"r{number}"
-        run = asyncio.create_task(frontend.run(name, [number] * 50, 300))
+        run = asyncio.create_task(frontend.run(name, [number] * 50, 600))
         await eventually(lambda name=name: name in frontend.replies)
         await frontend.replies[name].wait_tokens(20)
         source = frontend.replies[name].context.instance
