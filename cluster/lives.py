@@ -161,7 +161,7 @@ class Lives:
             await self._check_death(live, reason)
 
     def _heartbeat(self, slot_id: str, live: Live, *, step: int) -> None:
-        predicted_step_s = live.load.step_ms / 1000
+        predicted_step_s = live.load.predicted_step_ms / 1000
         self.feed(slot_id, m.Heartbeat(live.incarnation, step, live.load.stepping, predicted_step_s))
 
     async def _check_death(self, live: Live, reason: str) -> None:

@@ -145,9 +145,14 @@ class FakeEngine:
     def step(self) -> StepResult:
         plan = self._model.schedule()
         self._die_if_poisoned(plan)
+        work = plan.work()
         if plan:
-            self._sleep_s(self._step_time.step_ms(plan.work()) / 1000)
-        result = StepResult(executed=bool(plan) or bool(self._ended), preempted=len(plan.preempted))
+            self._sleep_s(self._step_time.step_ms(work) / 1000)
+        result = StepResult(
+            executed=bool(plan) or bool(self._ended),
+            preempted=len(plan.preempted),
+            tokens=work.prefill_tokens + work.decodes,
+        )
         self._emit(self._model.complete(), result.outputs)
         self._emit_ended(result.outputs)
         return result

@@ -81,11 +81,13 @@ class StepResult:
     """`outputs`: EngineCoreOutput or its twin WireOutput, with engine-level request ids.
 
     `executed` False: nothing ran (an asynchronous load is pending, say); the stepper then waits a moment.
+    `tokens`: scheduled in it, of prompts and decodes.
     """
 
     outputs: list[Any] = field(default_factory=list)
     executed: bool = True
     preempted: int = 0
+    tokens: int = 0
 
 
 class Engine(Protocol):

@@ -132,7 +132,7 @@ class InstanceServer(rpc.InstanceServicer):
             accepted=self.accepted_in_load.get(watcher.number, 0),
             heard=watcher.heard,
         )
-        report.load.stepping = self.stepper.stepping
+        report.load.stepping, report.load.predicted_step_ms = self.stepper.stepping, self.stepper.predicted_ms
         if residents is not None:
             report.has_residents = True
             report.residents.extend(residents)

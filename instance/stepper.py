@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from statistics import median
 from typing import Any, TypeVar
 
 from prometheus_client import Histogram
 
 from shoal.instance.seam import BlockChange, Engine, EngineLoad, Prepared
+from shoal.instance.step_pace import StepPace
 
 T = TypeVar("T")
 Failed = Callable[[Exception], None]
@@ -54,7 +53,9 @@ class Stepper:
         self.not_ready: list[tuple[Prepared, Failed]] = []  # continued requests whose grammar still compiles
         self.unreported = True
         self.step, self.step_start_s, self.stepping = 0, 0.0, False
-        self.recent_ms: deque[float] = deque(maxlen=33)
+        self.pace = StepPace()
+        self.predicted_ms = 0.0  # of the step in flight
+        self.last_load = EngineLoad()
         self.took = Histogram(
             "shoal_instance_step_duration_seconds", "Engine steps.", buckets=STEP_BUCKETS, registry=None
         )
@@ -149,10 +150,15 @@ class Stepper:
         self.unreported |= len(self.not_ready) != len(waiting)
 
     def _step_once(self) -> None:
+        if self.unreported:  # commands have changed what there is to compute
+            self.last_load = self.engine.load()
+        load, most = self.last_load, self.engine.info.max_num_batched_tokens
+        queued_tokens = load.queued_prefill_tokens + load.uncached_prefill_tokens
+        self.predicted_ms = self.pace.predict_ms(min(most, load.running + queued_tokens))
         self.step_start_s, self.stepping = time.monotonic(), True
         result = self.engine.step()
         took_s = time.monotonic() - self.step_start_s
-        self.recent_ms.append(1e3 * took_s)
+        self.pace.saw(1e3 * took_s, result.tokens)
         self.took.observe(took_s)
         self.step, self.stepping = self.step + 1, False
         self._report(result.outputs)
@@ -160,12 +166,12 @@ class Stepper:
             time.sleep(IDLE_STEP_S)
 
     def _report(self, outputs: list[Any]) -> None:
-        step_ms = median(self.recent_ms) if self.recent_ms else 0.0
         changes, load = self.engine.take_block_changes(), self.engine.load()
+        self.last_load = load
         if self.not_ready:
             load = replace(load, waiting=load.waiting + len(self.not_ready))
         self.unreported = False
-        self.on_step(StepRecord(self.step, self.step_start_s, outputs, load, changes, step_ms))
+        self.on_step(StepRecord(self.step, self.step_start_s, outputs, load, changes, self.pace.usual_ms))
 
     def _die(self, reason: str) -> None:
         self.death, self.stepping = reason, False

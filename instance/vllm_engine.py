@@ -184,7 +184,7 @@ class VllmEngine:
     def step(self) -> StepResult:
         outputs, executed = self.core.step_fn()
         self.core.post_step(executed)
-        result = StepResult(executed=executed)
+        result = StepResult(executed=executed, tokens=self.scheduler.scheduled_tokens)
         for group in (outputs or {}).values():
             result.outputs.extend(group.outputs)
         return result

@@ -8,7 +8,7 @@ the very next step: prompts that are still being computed leave it that step's b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from shoal.instance.vllm_seam import (
@@ -30,6 +30,7 @@ def _parking(base: Any, name: str) -> Any:
             self.parked: dict[str, Request] = {}
             self.promised = 0
             self.slots = self.max_num_active_reqs
+            self.scheduled_tokens = 0  # of the newest step
 
         def park(self, request: Request) -> bool:
             """False: tokens of it are in flight; it is in no further batch, ask again after the next step."""
@@ -78,10 +79,10 @@ def _parking(base: Any, name: str) -> Any:
 
         def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
             self.max_num_active_reqs = self.slots - self.slots_away()
-            if not self._someone_has_come():
-                return super().schedule(throttle_prefills)
-            with self._prompts_aside():
-                return super().schedule(throttle_prefills)
+            with self._prompts_aside() if self._someone_has_come() else nullcontext():
+                output = super().schedule(throttle_prefills)
+            self.scheduled_tokens = output.total_num_scheduled_tokens
+            return output
 
         def _someone_has_come(self) -> bool:
             return bool(self.kv_holding_waiting) and any(

@@ -224,7 +224,7 @@ class StepReport(_message.Message):
     def __init__(self, step: _Optional[int] = ..., step_start_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., outputs: _Optional[bytes] = ..., epochs: _Optional[_Iterable[int]] = ..., indexes: _Optional[_Iterable[int]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks: _Optional[_Iterable[_Union[BlockChange, _Mapping]]] = ..., residents: _Optional[_Iterable[_Union[Resident, _Mapping]]] = ..., has_residents: _Optional[bool] = ..., block_sequence: _Optional[int] = ..., heard: _Optional[int] = ..., accepted: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("running", "waiting", "queued_prefill_tokens", "uncached_prefill_tokens", "context_tokens", "free_blocks", "total_blocks", "step_ms", "stepping", "draining")
+    __slots__ = ("running", "waiting", "queued_prefill_tokens", "uncached_prefill_tokens", "context_tokens", "free_blocks", "total_blocks", "step_ms", "predicted_step_ms", "stepping", "draining")
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     QUEUED_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +233,7 @@ class Load(_message.Message):
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     STEP_MS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_STEP_MS_FIELD_NUMBER: _ClassVar[int]
     STEPPING_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     running: int
@@ -243,9 +244,10 @@ class Load(_message.Message):
     free_blocks: int
     total_blocks: int
     step_ms: float
+    predicted_step_ms: float
     stepping: bool
     draining: bool
-    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., uncached_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., stepping: _Optional[bool] = ..., draining: _Optional[bool] = ...) -> None: ...
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., uncached_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., predicted_step_ms: _Optional[float] = ..., stepping: _Optional[bool] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class BlockChange(_message.Message):
     __slots__ = ("kind", "hashes")
