@@ -52,6 +52,7 @@ async def move_about(cluster: MiniCluster, end_s: float) -> None:
         await frontend.replies[name].wait_tokens(20)
         source = frontend.replies[name].context.instance
         target = next(one for one in cluster.names if one != source)
+        failpoints.arm("departure.hand_over", f"delay:{0.3 * (number % 2)}")  # pauses of two lengths, a bucket each
         words = pb.Move(move_id=f"m{number}", request_id=name, frontend="f0", target=target, reason="person")
         frontend.ask(source, move=words)
         await run
