@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 
 from shoal.proto.config import MigrationConfig
-from shoal.router.fleet import Host, Job, Phase
+from shoal.router.fleet import QUEUED, Host, Job, Phase
 from shoal.router.load import freeness, headroom_blocks
 from shoal.router.rank import Rank
 
@@ -52,14 +53,18 @@ class Side:
     out_bytes: int = 0
 
     def give(self, job: Job) -> None:
-        freed = 0 if job.phase is Phase.WAITING else job.blocks
+        freed = 0 if job.phase in QUEUED else job.blocks
         left = tuple(one for one in self.host.jobs if one.request_id != job.request_id)
         self.host = replace(self.host, jobs=left, free_blocks=self.host.free_blocks + freed)
 
     def take(self, job: Job) -> None:
-        """It counts as held at once, be it there or on its way."""
-        held = replace(job, phase=Phase.MOVING, age_s=0.0)
-        self.host = replace(self.host, jobs=(*self.host.jobs, held), free_blocks=self.host.free_blocks - job.blocks)
+        """One that ran counts as held at once, be it there or on its way; one that waits will wait here, in the place
+        that its age gives."""
+        if job.phase in QUEUED:
+            held, blocks = replace(job, phase=Phase.COMING), 0
+        else:
+            held, blocks = replace(job, phase=Phase.MOVING, age_s=0.0), job.blocks
+        self.host = replace(self.host, jobs=(*self.host.jobs, held), free_blocks=self.host.free_blocks - blocks)
 
 
 @dataclass(slots=True)
@@ -95,20 +100,24 @@ class Board:
         return board
 
     def _expect(self, order: Order) -> None:
-        """Its target holds room for it, if it did not arrive there yet."""
+        """Its target holds room for it, or a place in its queue, if it did not arrive there yet."""
         source, target = self.sides.get(order.source), self.sides.get(order.target)
-        if source is None or target is None or any(job.request_id == order.request_id for job in target.host.jobs):
+        if source is None or target is None:
             return
+        arrived = any(job.request_id == order.request_id for job in target.host.jobs)
         for job in source.host.jobs:
             if job.request_id == order.request_id:
-                target.take(job)
+                if not arrived:
+                    target.take(job)
+                if job.phase in QUEUED:  # it holds nothing that would stay behind
+                    source.give(job)
 
     # Questions
 
     def movable(self, job: Job) -> bool:
         """At rest requests, those on their way and those that cannot move stay."""
         rests = job.age_s < self.rules.rest_s * job.moves
-        return not job.unmovable and job.phase is not Phase.MOVING and not rests
+        return not job.unmovable and job.phase in (Phase.RUNNING, Phase.WAITING) and not rests
 
     def can_move(self, job: Job, source: Host, target: Host) -> bool:
         """Within the budget: moves at once, out and in, and bytes in flight (one move of any size always may)."""
@@ -133,7 +142,8 @@ class Board:
         if any(one.queue_order <= job.queue_order for one in host.waiting) or len(host.running) >= host.max_running:
             return False
         kept = 0.0 if job.rank is Rank.HIGH else headroom_blocks(host, self.rules.headroom_tokens)
-        return host.free_blocks - kept >= job.blocks + 1
+        promised = sum(one.blocks for one in host.waiting if one.phase is Phase.COMING)
+        return host.free_blocks - promised - kept >= job.blocks + 1
 
     def copy_bytes(self, job: Job, target: Host) -> int:
         if job.phase is Phase.WAITING:
@@ -154,23 +164,27 @@ class Board:
         return self.costs.pause_s + copying_s * self.costs.slowdown * others
 
     def start_delay_s(self, host: Host, job: Job) -> float:
-        """When a waiting request would begin its prefill here: after the prefills before it, and after enough of the
-        running ones are predicted to have ended to leave it room."""
+        """When a waiting request would begin its prefill here: after the prefills before it, and once enough of those
+        before it are predicted to have ended to leave it room."""
         ahead = [one for one in host.waiting if one.request_id != job.request_id and one.queue_order < job.queue_order]
         tokens = sum(one.uncomputed_tokens for one in (*host.running, *ahead))
-        demand = job.blocks + sum(one.blocks for one in ahead)
-        return tokens * host.prefill_s_per_token + self._room_wait_s(host, demand)
+        return tokens * host.prefill_s_per_token + self._room_wait_s(host, [*ahead, job])
 
     @staticmethod
-    def _room_wait_s(host: Host, demand_blocks: int) -> float:
-        free, slots = host.free_blocks, host.max_running - len(host.running)
-        if free >= demand_blocks and slots > 0:
-            return 0.0
-        for job in sorted(host.running, key=lambda job: job.remaining_tokens):
-            free, slots = free + job.blocks, slots + 1
-            if free >= demand_blocks and slots > 0:
-                return job.remaining_tokens * host.step_s
-        return float("inf")
+    def _room_wait_s(host: Host, queue: Sequence[Job]) -> float:
+        """Until the last of `queue` has room, if each starts in its turn as soon as it has, and ends as predicted."""
+        free, slots, step = host.free_blocks, host.max_running - len(host.running), 0
+        ends = [(job.remaining_tokens, job.blocks) for job in host.running]
+        heapify(ends)
+        for job in queue:
+            while free < job.blocks or slots < 1:
+                if not ends:
+                    return float("inf")
+                step, blocks = heappop(ends)
+                free, slots = free + blocks, slots + 1
+            free, slots = free - job.blocks, slots - 1
+            heappush(ends, (step + job.remaining_tokens, job.blocks))
+        return step * host.step_s
 
     # The one change
 
@@ -188,8 +202,11 @@ def _marked(host: Host, moving: set[str]) -> Host:
     """Reports may be older than the orders."""
     if not moving:
         return host
-    jobs = (replace(job, phase=Phase.MOVING) if job.request_id in moving else job for job in host.jobs)
-    return replace(host, jobs=tuple(jobs))
+    return replace(host, jobs=tuple(_on_its_way(job) if job.request_id in moving else job for job in host.jobs))
+
+
+def _on_its_way(job: Job) -> Job:
+    return replace(job, phase=Phase.COMING if job.phase in QUEUED else Phase.MOVING)
 
 
 __all__ = ["Board", "Costs", "Known", "Order", "Side"]

@@ -15,9 +15,15 @@ UNKNOWN_OUTPUT_TOKENS = 64  # what a request that has said nothing yet is taken 
 
 
 class Phase(Enum):
+    """MOVING: it has run and is on its way; it holds room on both sides. COMING: it waits, on its way to this host."""
+
     RUNNING = "running"
     WAITING = "waiting"
     MOVING = "moving"
+    COMING = "coming"
+
+
+QUEUED = (Phase.WAITING, Phase.COMING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +93,12 @@ class Host:
 
     @property
     def running(self) -> list[Job]:
-        return [job for job in self.jobs if job.phase is not Phase.WAITING]
+        return [job for job in self.jobs if job.phase not in QUEUED]
 
     @property
     def waiting(self) -> list[Job]:
         """In the order in which the engine will start them."""
-        return sorted((job for job in self.jobs if job.phase is Phase.WAITING), key=lambda job: job.queue_order)
+        return sorted((job for job in self.jobs if job.phase in QUEUED), key=lambda job: job.queue_order)
 
 
-__all__ = ["UNKNOWN_OUTPUT_TOKENS", "Host", "Job", "Phase"]
+__all__ = ["QUEUED", "UNKNOWN_OUTPUT_TOKENS", "Host", "Job", "Phase"]

@@ -58,7 +58,7 @@ def _drain(board: Board, source: str) -> None:
     host = board.sides[source].host
     if not host.draining:
         return
-    jobs = [job for job in host.jobs if not job.unmovable and job.phase is not Phase.MOVING]
+    jobs = [job for job in host.jobs if not job.unmovable and job.phase in (Phase.RUNNING, Phase.WAITING)]
     for job in sorted(jobs, key=lambda job: (job.phase is not Phase.WAITING, *leaving_order(job))):
         targets = [one for one in board.targets(host) if board.can_move(job, host, one)]
         if job.phase is not Phase.WAITING:
@@ -88,7 +88,7 @@ def _defragment(board: Board, source: str) -> None:
     """Only for the head: whoever is behind it waits for it anyway."""
     host = board.sides[source].host
     head = next(iter(host.waiting), None)
-    if head is None or host.free_blocks >= head.blocks or head.age_s < 2 * host.step_s:
+    if head is None or head.phase is Phase.COMING or host.free_blocks >= head.blocks or head.age_s < 2 * host.step_s:
         return
     victims = _victims(board, host, head)
     copying_s = board.copy_s(sum(board.copy_bytes(job, target) for job, target in victims))

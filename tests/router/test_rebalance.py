@@ -62,6 +62,32 @@ def test_two_that_wait_do_not_both_get_the_same_room():
     assert moves(full, host("b", 100)) == [("w1", "a", "b", "balance")]
 
 
+def test_each_that_was_sent_takes_its_turn_at_the_target():
+    """At `a` 120 more tokens are predicted of `r`: 2.4 s. At `b` the first starts at once, the second after the 64 steps
+    of the first and its prefill of 0.06 s, the third after those of both: 2.68 s."""
+    queue = [waiting(f"w{n}", 60, age_s=9.0 - n) for n in range(3)]
+    full, rules = host("a", 5, running("r", 95, output=120), *queue), RULES.model_copy(update={"moves_per_instance": 9})
+    assert [move[0] for move in moves(full, host("b", 100), rules=rules)] == ["w0", "w1"]
+    flight = Order("w0", 1, "f", "a", "b", "balance", 0)
+    assert [move[0] for move in moves(full, host("b", 100), rules=rules, flying=[flight])] == ["w1"]
+
+
+def test_one_that_waits_and_is_on_its_way_has_its_place_at_the_target_and_none_at_the_source():
+    a, b, flight = host("a", 5, running("r", 95), waiting("w", 60)), host("b", 65), Order("w", 1, "f", "a", "b", "x", 0)
+    board = Board.of([a, b], [flight], RULES, COSTS, {})
+    assert board.sides["a"].host.waiting == [] and board.sides["a"].host.free_blocks == 5
+    there = board.sides["b"].host
+    assert [job.request_id for job in there.waiting] == ["w"] and there.free_blocks == 65
+    assert not board.movable(there.waiting[0])
+    assert not board.has_room(there, running("x", 5)) and board.has_room(there, running("x", 4))
+
+
+def test_one_that_has_come_but_was_reported_by_both_waits_once():
+    a, b = host("a", 5, running("r", 95), waiting("w", 60)), host("b", 65, waiting("w", 60))
+    board = Board.of([a, b], [], RULES, COSTS, {}, settling=[Order("w", 1, "f", "a", "b", "x", 0)])
+    assert [len(side.host.waiting) for side in board.sides.values()] == [0, 1]
+
+
 def test_a_high_request_that_waits_moves_for_its_priority():
     busy = host("a", 50, Job("p", blocks=10, prompt_tokens=3000), waiting("w", 5, priority=-1))
     assert moves(busy, host("b", 100)) == [("w", "a", "b", "priority")]
