@@ -24,6 +24,7 @@ from shoal.instance.migration.home import Copier, Home, on_step_thread
 from shoal.instance.migration.line import Dial, Line, LineLost
 from shoal.instance.migration.segment import NoSegment, Segment
 from shoal.instance.migration.source import PAUSED, Source, Stage
+from shoal.instance.migration.source_frames import handover_frame, moved_frame, open_frame, refusal
 from shoal.instance.migration.words import MOVED, Ending, Patience, Sizes
 from shoal.instance.mover import Gone, Mover, Pin
 from shoal.instance.stepper import EngineDied
@@ -78,7 +79,9 @@ class Departure:
             for act in acts:  # at once: after an Unpark none may ask for a Park
                 act.cancel()
             await asyncio.shield(self._clear(acts))
-        return self._moved(ended_s)
+        return moved_frame(
+            self.move, machine, ended_s=ended_s, sent_bytes=self.sent_bytes, tokens=len(self.held.output)
+        )
 
     async def _next_event(self) -> words.Event:
         left_s = self.machine.deadline_s - self.home.clock()
@@ -160,38 +163,27 @@ class Departure:
     async def _open(self) -> words.Event:
         await ahit("departure.open")
         held, pin = self.held, self.grip.pins[-1]
-        self.named, self.told_tokens = pin.blocks, len(held.output)
+        self.named = pin.blocks
         self.machine.named(pin.blocks)
         if self.means.same_node:
             with contextlib.suppress(NoSegment):
                 self.segment = await self.means.copier.run(lambda: Segment.make(self.parcel_bytes))
         self.line = self.means.dial(self.address)
-        submit = pb.Submit(
-            request_id=held.request_id,
-            epoch=held.epoch,
-            request=held.request,
-            delivered=held.output[: self.told_tokens],
-            tenant=held.tenant,
-            resume_key=held.resume_key,
-            resume_context=held.resume_context,
-        )
+        self.told_tokens = len(held.output)
         receipt = await self.line.exchange(
-            pb.Parcel(
-                open=pb.Open(
-                    move_id=self.move.move_id,
-                    source=self.home.instance_id,
-                    fingerprint=self.mover.fingerprint,
-                    submit=submit,
-                    hashes=pin.hashes,
-                    shared_memory=self.segment.name if self.segment else "",
-                    moves=held.moves,
-                )
+            open_frame(
+                self.move,
+                held,
+                source=self.home.instance_id,
+                fingerprint=self.mover.fingerprint,
+                hashes=pin.hashes,
+                shared_memory=self.segment.name if self.segment else "",
             )
         )
         if self.segment is not None:
             self.segment.unlink()  # the target has it open, or never will
         if receipt.WhichOneof("receipt") != "opened":
-            return _refusal(receipt)
+            return refusal(receipt)
         if not receipt.opened.shared_memory:
             await self._drop_segment()
         missing = tuple(receipt.opened.missing)
@@ -208,7 +200,7 @@ class Departure:
         blocks = pb.Blocks(positions=positions, hashes=new, output=self._news(), payload=payload, checksum=checksum)
         receipt = await self._exchange(pb.Parcel(blocks=blocks))
         if receipt.WhichOneof("receipt") != "installed":
-            return _refusal(receipt)
+            return refusal(receipt)
         size_bytes = len(positions) * self.mover.block_bytes
         self.sent_bytes += size_bytes
         rest_s = self.means.budget.rest_s(size_bytes, copy_s, clock())
@@ -231,9 +223,9 @@ class Departure:
 
         return await self.means.copier.run(read) if positions else (b"", 0)
 
-    def _news(self, upto: int | None = None) -> list[int]:
+    def _news(self) -> list[int]:
         """Output tokens that the target has not been told of."""
-        news = self.held.output[self.told_tokens : upto]
+        news = self.held.output[self.told_tokens :]
         self.told_tokens += len(news)
         return news
 
@@ -258,7 +250,7 @@ class Departure:
         )
         receipt = await self._exchange(pb.Parcel(prepare=prepare))
         self.sent_bytes += tail.blocks * self.mover.block_bytes
-        return words.Prepared() if receipt.WhichOneof("receipt") == "prepared" else _refusal(receipt)
+        return words.Prepared() if receipt.WhichOneof("receipt") == "prepared" else refusal(receipt)
 
     async def _exchange(self, parcel: pb.Parcel) -> pb.Receipt:
         if self.line is None:
@@ -271,18 +263,10 @@ class Departure:
         if held.watcher is None or held.epoch != self.epoch:
             self.tell(words.Broken(Ending.OWNER_SILENT, "its stream ended"))
             return
-        handover = pb.Handover(
-            move_id=self.move.move_id,
-            request_id=held.request_id,
-            epoch=held.epoch,
-            index=held.next_index,
-            target=self.move.target,
-            prepared=prepared,
-            reason=self.move.reason,
-            sent_bytes=self.sent_bytes,
-            stages=self.machine.stages,
+        frame = handover_frame(
+            self.move, held, prepared=prepared, sent_bytes=self.sent_bytes, stages=self.machine.stages
         )
-        self.home.tell(held.watcher, pb.Down(handover=handover))
+        self.home.tell(held.watcher, frame)
 
     # -- the end
 
@@ -299,31 +283,6 @@ class Departure:
         await self.means.copier.idle()  # it may be reading what is given back now
         await self._drop_segment()
         self._ask(self.grip.unpin)
-
-    def _moved(self, ended_s: float) -> pb.Moved:
-        machine, move = self.machine, self.move
-        assert machine.ending is not None
-        parked_s = machine.parked_s
-        return pb.Moved(
-            move_id=move.move_id,
-            request_id=move.request_id,
-            frontend=move.frontend,
-            target=move.target,
-            reason=move.reason,
-            outcome=machine.ending.value,
-            detail=machine.detail,
-            sent_bytes=self.sent_bytes,
-            stages=machine.stages,
-            copy_s=(parked_s or ended_s) - machine.opened_s,
-            parked_s=ended_s - parked_s if parked_s else 0.0,
-            tokens=len(self.held.output),
-        )
-
-
-def _refusal(receipt: pb.Receipt) -> words.Event:
-    if receipt.WhichOneof("receipt") != "declined":
-        raise LineLost(f"the target answered {receipt.WhichOneof('receipt')}")
-    return words.Declined(receipt.declined.reason, receipt.declined.no_room)
 
 
 __all__ = ["Departure", "Means"]
