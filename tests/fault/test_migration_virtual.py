@@ -125,7 +125,7 @@ def test_no_fault_at_any_stage_loses_a_token_or_leaks_a_block(seeds: range, stru
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(LAST - FIRST < ALL_PAIRS_FROM, reason="too few seeds: a move may pass a place after its victim's end")
+@pytest.mark.skipif(LAST - FIRST < ALL_PAIRS_FROM, reason="too few seeds for all pairs")
 def test_each_victim_was_struck_at_each_stage(struck: Counter[tuple[str, str]]):
     print({f"{v}@{p}": n for (v, p), n in sorted(struck.items())})
     assert {(v, p) for v in VICTIMS for p in POINTS} - {pair for pair, count in struck.items() if count} == set()

@@ -63,8 +63,8 @@ def test_two_that_wait_do_not_both_get_the_same_room():
 
 
 def test_each_that_was_sent_takes_its_turn_at_the_target():
-    """At `a` 120 more tokens are predicted of `r`: 2.4 s. At `b` the first starts at once, the second after the 64 steps
-    of the first and its prefill of 0.06 s, the third after those of both: 2.68 s."""
+    """At `a` 120 more tokens are predicted of `r`: 2.4 s. At `b` the first starts at once, the second after the 64
+    steps of the first and its prefill of 0.06 s, the third after those of both: 2.68 s."""
     queue = [waiting(f"w{n}", 60, age_s=9.0 - n) for n in range(3)]
     full, rules = host("a", 5, running("r", 95, output=120), *queue), RULES.model_copy(update={"moves_per_instance": 9})
     assert [move[0] for move in moves(full, host("b", 100), rules=rules)] == ["w0", "w1"]
