@@ -36,6 +36,7 @@ BENCHES = {
     "migrate": ("shoal.bench.migrate", "moves of running requests: the pause, the copy, and what others notice"),
     "rebalance": ("shoal.bench.rebalance", "round robin, least work, and least work with migration, near capacity"),
     "priority": ("shoal.bench.priority", "the high class under load: idle, without priorities, with them"),
+    "disagg": ("shoal.bench.disagg", "prefill and decode apart, or adaptively, against chunked prefill; simulated"),
     "drain": ("shoal.bench.drain", "empty loaded instances by migration: failed requests, and how long it takes"),
 }
 

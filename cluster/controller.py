@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shoal.cluster import fleet as f
 from shoal.cluster import membership as m
@@ -22,9 +22,11 @@ from shoal.cluster.launcher import Launcher
 from shoal.cluster.lives import Live, Lives, one_line
 from shoal.cluster.planner import Planner
 from shoal.cluster.registry import Registry
+from shoal.cluster.roles import assign, first_roles, inherit
 from shoal.proto.config import ClusterConfig
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.load import average_freeness
+from shoal.router.roles import RoleState, change_role
 from shoal.router.scaling import ScaleState, desired_count
 
 log = logging.getLogger("shoal.controller")
@@ -56,10 +58,14 @@ class Controller:
         self.slots: dict[str, m.Slot] = {}
         self.fleet = f.Fleet(())
         self.incarnations: dict[str, int] = {}
+        self.roles: dict[str, str] = {}  # those not named here are mixed
+        self.role_state = RoleState()
         self.lives = Lives(
             config, token=token, launcher=launcher, slots=self.slots, feed=self.feed, attached=self._attached
         )
-        self.planner = self.lives.planner = Planner(config.migration, self.lives.send, clock)
+        self.planner = self.lives.planner = Planner(
+            config.migration, self.lives.send, clock, role=lambda slot_id: self.roles.get(slot_id, "mixed")
+        )
         self.scaling = ScaleState()
         self.changed: Callable[[], None] = lambda: None
         self._closing = False
@@ -75,8 +81,10 @@ class Controller:
         self.incarnations = dict(kept.incarnations) if kept else {}
         if kept and kept.run_id == self.run_id:
             self.fleet = f.Fleet(kept.wanted, kept.retiring, kept.replacement)
+            self.roles = dict(kept.roles)
         else:
             self.fleet = f.first_fleet(self.config.instances, {name: one.incarnation for name, one in found.items()})
+            self.roles = first_roles(self.fleet.wanted, self.config.disaggregation)
         for slot_id, live in found.items():
             self._add_slot(slot_id)
             self.lives.go_on(slot_id, live)
@@ -115,6 +123,16 @@ class Controller:
     def restart(self) -> None:
         self._become(f.restart(self.fleet))
 
+    def set_roles(self, roles: Mapping[str, str]) -> None:
+        """Those not named keep theirs. Raises NotFound or InvalidArgument, and then nothing has changed."""
+        wanted = assign(self.roles, roles, self.fleet.wanted)
+        if wanted != self.roles:
+            self.roles = wanted
+            log.info("roles: %s", " ".join(f"{name}={role}" for name, role in sorted(wanted.items())))
+            self._save()
+            for slot_id in self.slots:
+                self._published(slot_id)
+
     @property
     def states(self) -> dict[str, m.InstanceState]:
         return {slot.id: slot.state for slot in self.slots.values()}
@@ -125,6 +143,7 @@ class Controller:
         if fleet != self.fleet:
             log.info("wanted: %s %s", " ".join(fleet.wanted), fleet.words)
             self.fleet = fleet
+            self.roles = inherit(self.roles, fleet.replacement, fleet.retiring)
             self._sync()
             self._save()
 
@@ -144,7 +163,9 @@ class Controller:
     def _save(self) -> None:
         fleet = self.fleet
         self.desired.write(
-            Desired(self.run_id, fleet.wanted, dict(self.incarnations), fleet.retiring, fleet.replacement)
+            Desired(
+                self.run_id, fleet.wanted, dict(self.incarnations), fleet.retiring, fleet.replacement, dict(self.roles)
+            )
         )
 
     # -- one slot
@@ -200,7 +221,8 @@ class Controller:
         self.lives.send(slot_id, pb.Up(peers=pb.Peers(addresses=alike)))
         if steer:
             draining = self.slots[slot_id].state in m.LEAVING
-            self.lives.send(slot_id, pb.Up(steer=pb.Steer(draining=draining)))
+            role = self.roles.get(slot_id, "mixed")
+            self.lives.send(slot_id, pb.Up(steer=pb.Steer(draining=draining, role=role)))
 
     # -- time
 
@@ -224,6 +246,8 @@ class Controller:
         self._become(f.advance_restart(self.fleet, self.states))
         if self.config.scaling.enabled and not self.fleet.retiring:
             self._autoscale(now_s)
+        if self.config.disaggregation.adaptive:
+            self._adapt_roles(now_s)
         if all(slot.state is not m.InstanceState.STARTING for slot in self.slots.values()):
             self.lives.spares.tend(now_s)
 
@@ -238,6 +262,13 @@ class Controller:
         if wanted != count:
             log.info("average freeness %.0f tokens: %d instances, not %d", average, wanted, count)
             self.scale(wanted)
+
+    def _adapt_roles(self, now_s: float) -> None:
+        lone_s = self.config.slo.decode_step_ms / 1e3
+        hosts, rules = self.planner.hosts(self.slots.values()), self.config.disaggregation
+        self.role_state, change = change_role(self.role_state, hosts, now_s, lone_s, 3 * lone_s, rules)
+        if change is not None:
+            self.set_roles({change.instance: change.role.value})
 
     async def _plan_for_ever(self) -> None:
         while True:

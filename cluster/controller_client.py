@@ -68,6 +68,9 @@ class ControllerClient:
     def restart(self) -> str:
         return str(self._call(self._stub.Restart, pb.RestartRequest()).words)
 
+    def set_roles(self, roles: dict[str, str]) -> str:
+        return str(self._call(self._stub.Roles, pb.RolesRequest(roles=roles)).words)
+
     def moves(self, request_id: str) -> list[pb.MoveReport]:
         return list(self._call(self._stub.Moves, pb.StoryRequest(request_id=request_id)).moves)
 

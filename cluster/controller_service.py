@@ -105,6 +105,14 @@ class ControllerService(rpc.ControllerServicer):
     async def Restart(self, request: pb.RestartRequest, context: Context) -> pb.ActReply:
         return await self._act(context, self._controller.restart)
 
+    async def Roles(self, request: pb.RolesRequest, context: Context) -> pb.ActReply:
+        await self._admit(context)
+        try:
+            self._controller.set_roles(request.roles)
+        except ShoalError as exc:
+            await _refuse(context, exc)
+        return pb.ActReply(words=", ".join(f"{slot.id} {self._role(slot)}" for slot in self._controller.slots.values()))
+
     async def _act(self, context: Context, act: Callable[[], None]) -> pb.ActReply:
         await self._admit(context)
         try:
@@ -131,8 +139,7 @@ class ControllerService(rpc.ControllerServicer):
         )
 
     def _role(self, slot: m.Slot) -> str:
-        live = self._controller.live.get(slot.id)
-        return live.role if live and live.role else "mixed"
+        return self._controller.roles.get(slot.id, "mixed")
 
     def _status(self, slot: m.Slot) -> pb.InstanceStatus:
         live = self._controller.live.get(slot.id)

@@ -31,6 +31,7 @@ class Desired(msgspec.Struct, frozen=True):
     incarnations: dict[str, int] = {}
     retiring: tuple[str, ...] = ()
     replacement: str = ""
+    roles: dict[str, str] = {}
 
 
 class DesiredStore:

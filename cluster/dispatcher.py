@@ -37,7 +37,7 @@ from shoal.proto.errors import (
 )
 from shoal.proto.failpoints import hit
 from shoal.proto.v1 import instance_pb2 as pb
-from shoal.router.contract import Placement, Rejection, RouteRequest, Wait
+from shoal.router.contract import Placement, Rejection, Role, RouteRequest, Wait
 from shoal.router.place import Policy, place
 from shoal.router.view import Standing
 
@@ -109,6 +109,9 @@ class Dispatcher:
         )
         self._membership_changed()
 
+    def set_role(self, instance: str, role: Role) -> None:
+        self.view.set_role(instance, role)
+
     def set_standing(self, instance: str, standing: Standing) -> None:
         self.view.set_state(instance, standing)
         self._membership_changed()
@@ -172,7 +175,10 @@ class Dispatcher:
         hit("dispatcher.before_assign")
         self.ledgers.place(flight, placement)
         hit("dispatcher.after_assign")
-        self.links[placement.instance].submit(flight.ticket.submit())
+        link = self.links[placement.instance]
+        link.submit(flight.ticket.submit())
+        if (move := self.ledgers.planned_move(flight.ticket)) is not None:
+            link.send(pb.Up(move=move))
 
     def claim(self, ticket: Ticket, owner: str, epoch: int, context: RequestContext) -> None:
         """Take over an orphan that `owner` was found to have: it is owned already, and its output comes from index 0
@@ -215,6 +221,8 @@ class Dispatcher:
                 self.inquiries.on_reply(frame.reply)
             case "handover":
                 self.handovers.on_handover(link, frame.handover)
+            case "moved":
+                self.ledgers.pairs.over(frame.moved.request_id)
 
     def _on_report(self, link: Link, report: pb.StepReport) -> None:
         for request_id in link.take_acknowledged(report.accepted):

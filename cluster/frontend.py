@@ -96,6 +96,7 @@ class Frontend:
             emit=self.client.emit,
             fail=self.client.fail,
         )
+        self.dispatcher.view.split_from_tokens = config.disaggregation.split_from_tokens
         self.client.dispatcher = self.dispatcher
         self.client.hash_blocks = block_hasher(self.llm.vllm_config)
         self.client.output_task = lambda: self.llm.output_handler

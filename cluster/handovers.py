@@ -71,6 +71,7 @@ class Handovers:
         )
         flight = self.ledgers.flights[request_id]
         flight.ticket.moves.append(move)
+        self.ledgers.pairs.over(request_id)
         flight.moving = move
         if handover.prepared:
             self._book(flight, target, flight.ticket.rest().context_tokens - 1)

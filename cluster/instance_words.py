@@ -20,6 +20,11 @@ class RefusedByInstance(ClientFault):
     """An engine looked at the request and cannot serve it."""
 
 
+def role_of(name: str) -> Role:
+    """An unknown one, of a later version, does both."""
+    return _ROLES.get(name, Role.MIXED)
+
+
 def info_of(welcome: pb.Welcome) -> InstanceInfo:
     sizes = (welcome.block_size, welcome.total_blocks, welcome.max_model_len)
     if welcome.role not in _ROLES or not all(sizes):
@@ -71,4 +76,4 @@ def refusal_of(instance_id: str, refused: pb.Refused) -> ShoalError:
     return Unavailable(f"{instance_id}: {refused.reason}", retry_after_s=RETRY_AFTER_S)
 
 
-__all__ = ["RefusedByInstance", "changes_of", "check_outputs", "info_of", "load_of", "refusal_of"]
+__all__ = ["RefusedByInstance", "changes_of", "check_outputs", "info_of", "load_of", "refusal_of", "role_of"]

@@ -17,13 +17,16 @@ from shoal.cluster.quarantine import Quarantine
 from shoal.cluster.request_context import RequestContext
 from shoal.cluster.request_metrics import RequestMetrics
 from shoal.cluster.stories import Stories
+from shoal.instance.migration.words import DISAGGREGATE
 from shoal.proto.config import AdmissionConfig, SloConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
+from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.admission import AdmissionQueue
 from shoal.router.contract import InstanceLoad, Placement
 from shoal.router.foreseer import Foreseer
 from shoal.router.foresight import StepCoefficients
 from shoal.router.length import LengthModel, edges_by_time
+from shoal.router.roles import Pairs
 from shoal.router.step_fit import StepFit
 from shoal.router.view import ClusterView
 
@@ -66,6 +69,7 @@ class Ledgers:
         self.admission, self.foreseer = AdmissionQueue(limits), _foreseer()
         self.admission.set_no_instance(True, clock())
         self.flights: dict[str, Flight] = {}
+        self.pairs = Pairs()
         self.metrics = RequestMetrics(slo)
         self.stories = Stories()
 
@@ -107,6 +111,20 @@ class Ledgers:
         flight.context.instance = placement.instance
         flight.settle()
 
+    def planned_move(self, ticket: Ticket) -> pb.Move | None:
+        """Of one that was just placed on a prefill instance: its hand-over after the first token. Whatever ends that
+        move, the request goes on."""
+        target = self.pairs.choose(ticket.rest(), self.view.snapshot(), ticket.owner or "")
+        if target is None:
+            return None
+        return pb.Move(
+            move_id=f"{ticket.request_id}@{ticket.epoch}",
+            request_id=ticket.request_id,
+            epoch=ticket.epoch,
+            target=target,
+            reason=DISAGGREGATE,
+        )
+
     def observe(self, instance: str, load: InstanceLoad) -> None:
         self.view.observe(instance, load, self.clock())
         self.foreseer.reported(load)
@@ -119,6 +137,7 @@ class Ledgers:
 
     def send_back(self, request_id: str) -> None:
         """Its owner is gone: it waits for a place again, ahead of younger ones."""
+        self.pairs.over(request_id)
         self.view.finish(request_id)
         self.admission.readmit(self.journal.tickets[request_id].rest(), self.clock())
 
@@ -127,6 +146,7 @@ class Ledgers:
         ticket = self.journal.close(request_id, outcome)
         if ticket is None:
             return None
+        self.pairs.over(request_id)
         if ticket.delivered:
             self.foreseer.ended(ticket.route, len(ticket.delivered), over=outcome is Outcome.STOP)
             self.view.foresight = self.foreseer.foresight

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import grpc
 
 from shoal.cluster.dispatcher import Dispatcher
+from shoal.cluster.instance_words import role_of
 from shoal.cluster.link import CHANNEL_OPTIONS, Link, LinkEnd, hello_of
 from shoal.instance.auth import token_metadata
 from shoal.proto.errors import ShoalError, Unavailable, VersionMismatch
@@ -85,6 +86,7 @@ class MembershipWatch:
     def _apply_standing(self, member_id: str) -> None:
         member = self.members.get(member_id)
         if member is not None and member_id in self.dispatcher.links and member.state in STANDINGS:
+            self.dispatcher.set_role(member_id, role_of(member.role))
             self.dispatcher.set_standing(member_id, STANDINGS[member.state])
 
     async def _keep_linked(self) -> None:

@@ -20,6 +20,7 @@ from shoal.proto.errors import InvalidArgument, NotFound
 from shoal.proto.v1 import controller_pb2 as cpb
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.board import Costs, Order
+from shoal.router.contract import Role
 from shoal.router.fleet import Host
 from shoal.router.load import freeness
 from shoal.router.rebalance import plan
@@ -47,8 +48,14 @@ class Flight:
 class Planner:
     """`send` puts a frame on an instance's stream. Lives on the controller's loop."""
 
-    def __init__(self, rules: MigrationConfig, send: Callable[[str, pb.Up], None], clock: Callable[[], float]) -> None:
-        self.rules, self.send, self.clock = rules, send, clock
+    def __init__(
+        self,
+        rules: MigrationConfig,
+        send: Callable[[str, pb.Up], None],
+        clock: Callable[[], float],
+        role: Callable[[str], str] = lambda _: "mixed",
+    ) -> None:
+        self.rules, self.send, self.clock, self.role = rules, send, clock, role
         self.sights: dict[str, Sight] = {}
         self.flights: dict[str, Flight] = {}
         self.ended: deque[cpb.MoveReport] = deque(maxlen=KEPT_MOVES)
@@ -132,7 +139,8 @@ class Planner:
     def _host(self, slot: Slot, sight: Sight) -> Host:
         draining = slot.state in (InstanceState.DRAINING, InstanceState.STOPPING)
         placeable = slot.state is InstanceState.READY and not sight.load.draining
-        return sight.host(slot.id, draining=draining, placeable=placeable, resting=self.resting)
+        role = Role(self.role(slot.id))
+        return sight.host(slot.id, draining=draining, placeable=placeable, resting=self.resting, role=role)
 
     def plan(self, slots: Iterable[Slot]) -> None:
         now_s = self.clock()

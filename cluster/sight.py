@@ -6,6 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from shoal.proto.v1 import instance_pb2 as pb
+from shoal.router.contract import Role
 from shoal.router.fleet import Host, Job, Phase
 
 PREFILL_S_PER_TOKEN = 1e-4  # until measured
@@ -49,7 +50,9 @@ class Sight:
             measured = (report.sent_s - self.residents_s) / tokens
             self.prefill_s_per_token += SMOOTHING * (measured - self.prefill_s_per_token)
 
-    def host(self, slot_id: str, *, draining: bool, placeable: bool, resting: Container[str]) -> Host:
+    def host(
+        self, slot_id: str, *, draining: bool, placeable: bool, resting: Container[str], role: Role = Role.MIXED
+    ) -> Host:
         """`resting`: requests whose last move failed a moment ago."""
         return Host(
             id=slot_id,
@@ -63,6 +66,7 @@ class Sight:
             kind=self.kind,
             draining=draining,
             placeable=placeable,
+            role=role,
         )
 
     def _job(self, one: pb.Resident, rests: bool) -> Job:

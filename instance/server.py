@@ -280,6 +280,7 @@ class InstanceServer(rpc.InstanceServicer):
             case "peers":
                 self.desk.peers = dict(frame.peers.addresses)
             case "move":
+                frame.move.frontend = frame.move.frontend or watcher.watcher_id  # a frontend moves its own
                 self.desk.move(watcher.number, frame.move)
             case "settle":
                 self.desk.settle(watcher.number, frame.settle)

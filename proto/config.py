@@ -98,6 +98,21 @@ class MigrationConfig(Section):
     )
 
 
+class DisaggregationConfig(Section):
+    """Prefill and decode on instances of their own. The first `prefill` instances prefill, the next `decode` ones
+    decode, all others do both. `shoal roles` changes that while they run.
+    """
+
+    prefill: int = Field(0, ge=0, description="instances that compute prompts and hand over after the first token")
+    decode: int = Field(0, ge=0, description="instances that go on with them, and prefill short prompts")
+    split_from_tokens: PositiveInt = Field(
+        512, description="prompts with at least so many tokens to compute go to a prefill instance"
+    )
+    adaptive: bool = Field(False, description="change roles by load: decodes are packed up to the TPOT goal")
+    patience_s: PositiveFloat = Field(1.0, description="for so long before a role is changed")
+    cooldown_s: PositiveFloat = Field(5.0, description="between two changes")
+
+
 class ScalingConfig(Section):
     """How many instances there are, by average freeness: KV tokens that are left to each running request."""
 
@@ -193,6 +208,7 @@ class ClusterConfig(Section):
     slo: SloConfig = SloConfig()
     migration: MigrationConfig = MigrationConfig()
     scaling: ScalingConfig = ScalingConfig()
+    disaggregation: DisaggregationConfig = DisaggregationConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> ClusterConfig:
@@ -204,6 +220,10 @@ class ClusterConfig(Section):
             raise ValueError("lora: the fake engine has no adapters")
         if self.scaling.min_instances > self.scaling.max_instances:
             raise ValueError("scaling: min_instances is above max_instances")
+        if bool(self.disaggregation.prefill) != bool(self.disaggregation.decode):
+            raise ValueError("disaggregation: prefill and decode must both be 0, or neither")
+        if self.disaggregation.prefill + self.disaggregation.decode > self.instances:
+            raise ValueError("disaggregation: prefill and decode are more than all instances")
         return self
 
     @property
@@ -248,6 +268,7 @@ __all__ = [
     "NODE",
     "AdmissionConfig",
     "ClusterConfig",
+    "DisaggregationConfig",
     "EngineConfig",
     "FakeEngineConfig",
     "LimitsConfig",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 
 from shoal.proto.config import MigrationConfig
+from shoal.router.contract import Role
 from shoal.router.fleet import QUEUED, Host, Job, Phase
 from shoal.router.load import freeness, headroom_blocks
 from shoal.router.rank import Rank
@@ -124,7 +125,8 @@ class Board:
         giver, taker, limit = self.sides[source.id], self.sides[target.id], self.rules.moves_per_instance
         copy_bytes = self.copy_bytes(job, target)
         within = giver.out_bytes + copy_bytes <= self.rules.budget_bytes or not giver.out_bytes
-        return giver.moves_out < limit and taker.moves_in < limit and within
+        suits = source.draining or _suits(job, target)
+        return giver.moves_out < limit and taker.moves_in < limit and within and suits
 
     def targets(self, source: Host) -> list[Host]:
         """Hosts that may take something of it, the freest first."""
@@ -196,6 +198,11 @@ class Board:
         taker.take(job)
         giver.moves_out, giver.out_bytes = giver.moves_out + 1, giver.out_bytes + copy_bytes
         taker.moves_in += 1
+
+
+def _suits(job: Job, target: Host) -> bool:
+    """Prefill does not come to a decode instance, nor decoding to a prefill one."""
+    return target.role is not (Role.DECODE if job.uncomputed_tokens else Role.PREFILL)
 
 
 def _marked(host: Host, moving: set[str]) -> Host:

@@ -45,7 +45,16 @@ def _keep_context(question: Question, left: Bools) -> Bools:
 
 
 def _keep_role(question: Question, left: Bools) -> Bools:
-    return left & question.members.takes_prompts
+    """Where there are roles: a long prefill goes to a prefill instance, to be handed over; a short one to where it will
+    decode. A preference: whoever is left serves anything.
+    """
+    members = question.members
+    if not (members.prefills.any() or members.decodes.any()):
+        return left
+    short = question.request.context_tokens - question.pool_tokens < question.split_from_tokens
+    suits: Bools = np.where(short, ~members.prefills, ~members.decodes)
+    suiting = left & suits
+    return suiting if suiting.any() else left
 
 
 def _keep_ready(question: Question, left: Bools) -> Bools:
@@ -72,11 +81,11 @@ def _why_context(question: Question) -> str:
 
 LORA = Filter("lora", _keep_lora, lambda q: f"adapter {q.request.lora!r} is loaded on no instance", permanent=True)
 CONTEXT = Filter("context", _keep_context, _why_context, permanent=True)
-ROLE = Filter("role", _keep_role, lambda q: "no instance takes prompts")
+ROLE = Filter("role", _keep_role, lambda q: "no instance has a role that serves it")
 READY = Filter("ready", _keep_ready, lambda q: "every instance that could serve it is fenced or draining")
 NOT_EXCLUDED = Filter("not_excluded", _keep_not_excluded, lambda q: "every ready instance is excluded for it")
 FRESH = Filter("fresh", _keep_fresh, lambda q: "no report is fresh")
 
-STANDARD = (CONTEXT, LORA, ROLE, READY, NOT_EXCLUDED, FRESH)
+STANDARD = (CONTEXT, LORA, READY, NOT_EXCLUDED, ROLE, FRESH)
 
 __all__ = ["CONTEXT", "FRESH", "FRESH_S", "LORA", "NOT_EXCLUDED", "READY", "ROLE", "STANDARD", "Filter"]

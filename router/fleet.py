@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from shoal.router.contract import Role
 from shoal.router.rank import Rank, rank_of
 
 UNKNOWN_OUTPUT_TOKENS = 64  # what a request that has said nothing yet is taken to have left
@@ -90,6 +91,7 @@ class Host:
     kind: str = ""
     draining: bool = False
     placeable: bool = True
+    role: Role = Role.MIXED
 
     @property
     def running(self) -> list[Job]:

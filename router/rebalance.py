@@ -1,8 +1,9 @@
 """Which requests should move, from where to where, and why. Pure: reports in, orders out.
 
-Four rules, in this order; each sees what the ones before it decided (`board`):
+Five rules, in this order; each sees what the ones before it decided (`board`):
 
   drain       everything leaves a draining host: what waits first (nothing is copied), then short contexts
+  pass on     what decodes on a prefill host goes to a decode host: its own hand-over failed, or the role is new
   waiting     a request that waits goes where it would start sooner, by more than the move costs
   defragment  the head of a queue that fits nowhere gets room made for it: low class and short requests leave its host
   relief      a host whose running requests will soon want more blocks than there are gives one to the freest host,
@@ -18,13 +19,15 @@ from collections.abc import Iterable, Sequence
 
 from shoal.proto.config import MigrationConfig
 from shoal.router.board import Board, Costs, Known, Order
+from shoal.router.contract import Role
 from shoal.router.fleet import Host, Job, Phase
 from shoal.router.load import freeness
 from shoal.router.rank import Rank
 
-DRAIN, BALANCE, DEFRAGMENT, PRIORITY = "drain", "balance", "defragment", "priority"
+DRAIN, BALANCE, DEFRAGMENT, PRIORITY, PASS_ON = "drain", "balance", "defragment", "priority", "disaggregate"
 MAX_VICTIMS = 4  # requests moved away to make room for one head of a queue
 MAX_WAITERS = 32  # of one queue that are looked at in one plan
+STRANDED_TOKENS = 8  # output of one that decodes where it was prefilled: its planned hand-over would be over
 
 
 def plan(
@@ -41,7 +44,7 @@ def plan(
     for name in names:
         _drain(board, name)
     if rules.enabled:
-        for rule in (_send_waiting, _defragment, _relieve):
+        for rule in (_pass_on, _send_waiting, _defragment, _relieve):
             for name in names:
                 if not board.sides[name].host.draining:
                     rule(board, name)
@@ -66,6 +69,17 @@ def _drain(board: Board, source: str) -> None:
         if targets:
             best = targets[0] if job.phase is not Phase.WAITING else _soonest(board, targets, job)
             board.order(job, source, best.id, DRAIN)
+
+
+def _pass_on(board: Board, source: str) -> None:
+    host = board.sides[source].host
+    if host.role is not Role.PREFILL:
+        return
+    for job in sorted(_leavers(board, host, Rank.HIGH), key=leaving_order):
+        targets = [one for one in board.targets(host) if one.role is Role.DECODE and board.can_move(job, host, one)]
+        target = next((one for one in targets if board.has_room(one, job)), None)
+        if target is not None and job.output_tokens >= STRANDED_TOKENS:
+            board.order(job, source, target.id, PASS_ON)
 
 
 def _soonest(board: Board, targets: list[Host], job: Job) -> Host:
@@ -169,4 +183,4 @@ def _is_worth_it(board: Board, host: Host, target: Host, job: Job) -> bool:
     return saved_s > board.cost_s(job, host, target) + board.rules.min_gain_s
 
 
-__all__ = ["BALANCE", "DEFRAGMENT", "DRAIN", "PRIORITY", "leaving_order", "plan"]
+__all__ = ["BALANCE", "DEFRAGMENT", "DRAIN", "PASS_ON", "PRIORITY", "leaving_order", "plan"]

@@ -8,7 +8,7 @@ and never kept beyond one decision. `Candidate` is the same picture of one insta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -38,7 +38,8 @@ class Members:
     total_blocks: Floats
     tokens: Floats
     max_model_len: Ints
-    takes_prompts: Bools
+    prefills: Bools
+    decodes: Bools
     least_model_len: int
     most_block_size: int
 
@@ -52,7 +53,8 @@ class Members:
             total_blocks=np.array([i.total_blocks for i in infos], dtype=np.float64),
             tokens=np.array([i.total_blocks * i.block_size for i in infos], dtype=np.float64),
             max_model_len=np.array([i.max_model_len for i in infos], dtype=np.int64),
-            takes_prompts=np.array([i.role is not Role.DECODE for i in infos], dtype=np.bool_),
+            prefills=np.array([i.role is Role.PREFILL for i in infos], dtype=np.bool_),
+            decodes=np.array([i.role is Role.DECODE for i in infos], dtype=np.bool_),
             least_model_len=min((i.max_model_len for i in infos), default=0),
             most_block_size=max((i.block_size for i in infos), default=1),
         )
@@ -64,7 +66,8 @@ class Members:
             self.total_blocks[rows],
             self.tokens[rows],
             self.max_model_len[rows],
-            self.takes_prompts[rows],
+            self.prefills[rows],
+            self.decodes[rows],
             self.least_model_len,
             self.most_block_size,
         )
@@ -115,7 +118,8 @@ class Snapshot:
 @dataclass(frozen=True, slots=True)
 class Question:
     """One request asked of one snapshot. What each row is believed to have of it, from the start on without a gap:
-    `cached_tokens` on its device, `pool_tokens` there or in its pool, `disk_tokens` there, in its pool or on disk."""
+    `cached_tokens` on its device, `pool_tokens` there or in its pool, `disk_tokens` there, in its pool or on disk.
+    `split_from_tokens`: a prompt with fewer to compute is not worth a hand-over."""
 
     request: RouteRequest
     snapshot: Snapshot
@@ -124,6 +128,7 @@ class Question:
     disk_tokens: Floats
     now_s: float
     foresight: Foresight
+    split_from_tokens: int = 512
 
     @property
     def new_tokens(self) -> float:
@@ -137,8 +142,13 @@ class Question:
 
     def only(self, rows: Ints) -> Question:
         """The same question asked of some rows."""
-        reach = (self.cached_tokens[rows], self.pool_tokens[rows], self.disk_tokens[rows])
-        return Question(self.request, self.snapshot.only(rows), *reach, self.now_s, self.foresight)
+        return replace(
+            self,
+            snapshot=self.snapshot.only(rows),
+            cached_tokens=self.cached_tokens[rows],
+            pool_tokens=self.pool_tokens[rows],
+            disk_tokens=self.disk_tokens[rows],
+        )
 
 
 @dataclass(frozen=True, slots=True)

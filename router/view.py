@@ -17,7 +17,7 @@ import numpy as np
 from shoal.proto.errors import NotFound
 from shoal.router.block_feed import BlockFeed, Change, Holding
 from shoal.router.bookings import Bookings
-from shoal.router.contract import InstanceInfo, InstanceLoad, Placement, RouteRequest
+from shoal.router.contract import InstanceInfo, InstanceLoad, Placement, Role, RouteRequest
 from shoal.router.foresight import Foresight
 from shoal.router.prefix_index import PrefixIndex, Tier
 from shoal.router.snapshot import Candidate, Floats, Ints, Members, Question, Snapshot, Standing
@@ -35,6 +35,7 @@ class ClusterView:
         self._standings: dict[str, Standing] = {}
         self._turns = 0
         self.foresight = Foresight()  # whoever learns puts a new one here
+        self.split_from_tokens = 512
         self._renumber([], np.zeros((Snapshot.COLUMNS, 0)))
 
     # Membership
@@ -64,6 +65,14 @@ class ClusterView:
         if instance in self._rows:
             self._standings[instance] = standing
             self._set_placeable(instance, self._rows[instance])
+
+    def set_role(self, instance: str, role: Role) -> None:
+        """Its requests, blocks and bookings stay."""
+        infos = list(self._live.members.infos)
+        row = self._rows.get(instance)
+        if row is not None and infos[row].role is not role:
+            infos[row] = replace(infos[row], role=role)
+            self._renumber(infos, self._live.table)
 
     # What instances say
 
@@ -138,7 +147,7 @@ class ClusterView:
         cached = self._reach_tokens(request, Tier.DEVICE)
         pool = self._reach_tokens(request, Tier.POOL) if self._index.holds(Tier.POOL) else cached
         disk = self._reach_tokens(request, Tier.DISK) if self._index.holds(Tier.DISK) else pool
-        return Question(request, self._shown, cached, pool, disk, now_s, self.foresight)
+        return Question(request, self._shown, cached, pool, disk, now_s, self.foresight, self.split_from_tokens)
 
     def snapshot(self) -> Snapshot:
         """A window on the numbers as they are at any time."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from shoal.bench.sim.config import SimConfig
 from shoal.bench.sim.links import Links
 from shoal.bench.sim.moves import Moves
+from shoal.bench.sim.roles import Roles
 from shoal.bench.sim.simulation import Simulation
 from shoal.bench.sim.step_times import catalogue, step_time
 from shoal.bench.sim.workloads import build_workload
 from shoal.instance.migration.budget import BudgetLimits
 from shoal.instance.step_model import StepModel
+from shoal.instance.step_time import StepWork
+from shoal.proto.config import DisaggregationConfig
 from shoal.router.contract import InstanceInfo, Role
 from shoal.router.foreseer import Foreseer
 from shoal.router.foresight import Foresight, StepCoefficients
@@ -32,8 +35,10 @@ def build(config: SimConfig) -> Simulation:
         foreseer=lambda: _foreseer(config),
     )
     times = step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms)
+    for frontend in simulation.frontends:
+        frontend.view.split_from_tokens = config.split_from_tokens
     for number in range(config.instances):
-        simulation.join(*fleet_member(config, f"i{number}"), times)
+        simulation.join(*fleet_member(config, f"i{number}", _role(config, number)), times)
     return simulation
 
 
@@ -46,9 +51,22 @@ def build_moves(config: SimConfig) -> list[Moves]:
             config.migration,
             block_size=config.block_size,
             bytes_per_token=config.kv_bytes_per_token,
-            limits=BudgetLimits(),
+            limits=BudgetLimits(in_flight_bytes=config.in_flight_bytes),
         )
     ]
+
+
+def build_roles(config: SimConfig, moves: Moves) -> Roles:
+    """The plug-in that changes roles by load."""
+    rules = DisaggregationConfig(patience_s=config.role_patience_s, cooldown_s=config.role_cooldown_s)
+    times = step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms)
+    return Roles(rules, moves, lone_step_s=times.step_ms(StepWork(decodes=1)) / 1e3)
+
+
+def _role(config: SimConfig, number: int) -> Role:
+    if number < config.prefill_instances:
+        return Role.PREFILL
+    return Role.DECODE if number < config.prefill_instances + config.decode_instances else Role.MIXED
 
 
 def _foreseer(config: SimConfig) -> Foreseer:
@@ -58,7 +76,7 @@ def _foreseer(config: SimConfig) -> Foreseer:
     return Foreseer(LengthModel(edges_by_time()) if config.predict_lengths else None, foresight)
 
 
-def fleet_member(config: SimConfig, name: str) -> tuple[InstanceInfo, StepModel]:
+def fleet_member(config: SimConfig, name: str, role: Role = Role.MIXED) -> tuple[InstanceInfo, StepModel]:
     sizes = {
         "block_size": config.block_size,
         "total_blocks": config.total_blocks,
@@ -67,7 +85,7 @@ def fleet_member(config: SimConfig, name: str) -> tuple[InstanceInfo, StepModel]
         "max_model_len": min(config.max_model_len, config.block_size * config.total_blocks),
     }
     model = StepModel(**sizes, record_changes=config.prefix_caching)
-    return InstanceInfo(name, Role.MIXED, **sizes), model
+    return InstanceInfo(name, role, **sizes), model
 
 
-__all__ = ["build", "build_moves", "fleet_member"]
+__all__ = ["build", "build_moves", "build_roles", "fleet_member"]

@@ -103,11 +103,18 @@ class SimConfig(Section):
     max_model_len: PositiveInt = 131_072
     prefix_caching: bool = True
     max_new_tokens: PositiveInt = Field(4096, description="what clients ask for: all that a policy knows of a length")
+    prefill_instances: int = Field(0, ge=0, description="with this role; then `decode_instances`; all others do both")
+    decode_instances: int = Field(0, ge=0)
+    split_from_tokens: PositiveInt = 512
+    adaptive_roles: bool = Field(False, description="change roles by load, as the controller does")
+    role_patience_s: PositiveFloat = 1.0
+    role_cooldown_s: PositiveFloat = 5.0
     predict_lengths: bool = Field(False, description="frontends learn the length of each answer, as in production")
     hop_s: float = Field(0.0005, ge=0, description="one way between frontend and instance")
     report_delay_s: float = Field(0.0, ge=0, description="of reports, on top of a hop: how stale views are")
     migration: MigrationConfig | None = Field(None, description="live migration by these rules; null: none")
     kv_bytes_per_token: PositiveInt = 131_072
+    in_flight_bytes: PositiveInt = Field(16 << 20, description="of all moves out of one instance")
     link_bytes_per_s: PositiveFloat = Field(10e9, description="of each instance, out and in")
     fast_forward: bool = Field(True, description="false: every step is an event")
     admission: AdmissionConfig = AdmissionConfig(max_requests=100_000, max_queued_tokens=1_000_000_000)

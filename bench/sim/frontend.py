@@ -20,12 +20,14 @@ from shoal.router.admission import AdmissionQueue
 from shoal.router.contract import Placement, Rejection, RouteRequest, Traits, Wait
 from shoal.router.foreseer import Foreseer
 from shoal.router.place import Policy, place
+from shoal.router.roles import Pairs
 from shoal.router.view import ClusterView
 
 TICK_S = 0.05
 
 Send = Callable[[SimRequest, float], None]
 Ended = Callable[[SimRequest, End, float], None]
+PlanMove = Callable[[SimRequest, str, float], None]
 
 
 class SimFrontend:
@@ -51,6 +53,8 @@ class SimFrontend:
         self.view, self.admission, self.foreseer = ClusterView(), AdmissionQueue(limits), foreseer
         self.view.foresight = foreseer.foresight
         self.requests: dict[str, SimRequest] = {}
+        self.pairs = Pairs()
+        self.plan_move: PlanMove | None = None  # where requests can be handed over
         self.inbox: deque[Report] = deque()
         self._tick_s = float("inf")
 
@@ -104,6 +108,7 @@ class SimFrontend:
             view.first_token(request_id)
             self.admission.started(request_id, at_s)
         for request_id in report.ended:
+            self.pairs.over(request_id)
             view.finish(request_id)
             self._learn(self.requests.pop(request_id, None))
         view.observe(report.instance, report.load, at_s)
@@ -137,6 +142,10 @@ class SimFrontend:
         request = self.requests[route.request_id]
         request.instance, request.placed_s = placement.instance, now_s
         self.send(request, now_s)
+        if self.plan_move is not None:
+            target = self.pairs.choose(route, self.view.snapshot(), placement.instance)
+            if target is not None:
+                self.plan_move(request, target, now_s)
 
     def hand_over(self, request: SimRequest, target: str, tokens: int, cached_tokens: int, now_s: float) -> None:
         """It has moved: from now on it counts there."""
@@ -165,6 +174,7 @@ class SimFrontend:
         self._tick_s = float("inf")
         self.catch_up(now_s)
         for request_id in self.admission.expire(now_s):
+            self.pairs.over(request_id)
             self.view.finish(request_id)
             request = self.requests.pop(request_id)
             self.abandon(request, now_s)

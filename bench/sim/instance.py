@@ -21,7 +21,7 @@ from shoal.instance.step_model import StepModel
 from shoal.instance.step_time import StepTime, StepWork
 from shoal.instance.stepper import IDLE_STEP_S
 from shoal.instance.stretch import Stretch
-from shoal.router.contract import InstanceLoad
+from shoal.router.contract import InstanceLoad, Role
 
 Said = Callable[[SimRequest, float], None]
 
@@ -48,6 +48,7 @@ class SimInstance:
         self.inboxes, self.channels = inboxes, [Channel(events.now_s) for _ in inboxes]
         self.requests: dict[str, tuple[SimRequest, ModelRequest]] = {}
         self.draining = False
+        self.role = Role.MIXED
         self.steps = self.preemptions = 0
         self._window = StepWindow()
         self._asked: list[tuple[Act, Any]] = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.bench.sim.instance import SimInstance
 from shoal.bench.sim.request import End, SimRequest
 from shoal.instance.migration import source as words
-from shoal.instance.migration.words import MOVED, Ending
+from shoal.instance.migration.words import DISAGGREGATE, FOLLOW_S, MOVED, Ending
 from shoal.instance.model_request import ModelRequest, State
 from shoal.instance.mover import Phase, Sight
 from shoal.router.board import Order
@@ -46,7 +46,7 @@ class Move:
     ) -> None:
         self.moves, self.order, self.request, self.source, self.target = moves, order, request, source, target
         self.events, self.hop_s = moves.simulation.events, moves.simulation.hop_s
-        self.machine = words.Source(moves.parcel_blocks)
+        self.machine = words.Source(moves.parcel_blocks, follow=order.reason == DISAGGREGATE)
         self.sent_bytes = 0
         self._model: ModelRequest | None = None  # at the source
         self._leased: ModelRequest | None = None  # at the target
@@ -68,6 +68,9 @@ class Move:
     def _perform(self, commands: Sequence[words.Command], now_s: float) -> None:
         for command in commands:
             match command:
+                case words.Look(first, later=True):
+                    look_s = now_s + FOLLOW_S
+                    self.events.at(look_s, lambda at_s, first: self.source.ask(at_s, self._look, first), first)
                 case words.Look(first):
                     self.source.ask(now_s, self._look, first)
                 case words.Open():

@@ -15,7 +15,7 @@ from shoal.bench.sim.move import Move, sight_of
 from shoal.bench.sim.request import SimRequest
 from shoal.bench.sim.simulation import Simulation
 from shoal.instance.migration.budget import BudgetLimits
-from shoal.instance.migration.words import MOVED, Ending
+from shoal.instance.migration.words import DISAGGREGATE, MOVED, Ending
 from shoal.instance.model_request import ModelRequest
 from shoal.instance.step_time import StepWork
 from shoal.proto.config import MigrationConfig
@@ -48,6 +48,8 @@ class Moves:
         self.costs = Costs(
             bandwidth_bytes_per_s=simulation.links.bytes_per_s, bytes_per_token=float(self.bytes_per_token)
         )
+        for frontend in simulation.frontends:
+            frontend.plan_move = self.planned
         simulation.events.at(simulation.events.now_s + PLAN_S, self._plan)
 
     def _plan(self, now_s: float, _: None) -> None:
@@ -59,9 +61,18 @@ class Moves:
             self._begin(order, now_s)
         self.simulation.events.at(now_s + PLAN_S, self._plan)
 
+    def planned(self, request: SimRequest, target: str, now_s: float) -> None:
+        """At admission: right behind the request on its way, a hand-over after its first token."""
+        order = Order(request.request_id, 0, "", request.instance, target, DISAGGREGATE, 0)
+        at_s = now_s + self.simulation.hop_s
+        source = self.simulation.instances[request.instance]
+        self.simulation.events.at(at_s, source.ask, lambda now_s, _: self._begin(order, now_s))
+
     def _begin(self, order: Order, now_s: float) -> None:
         source, target = (self.simulation.instances.get(name) for name in (order.source, order.target))
         if source is None or target is None or order.request_id not in source.requests:
+            return
+        if order.request_id in self.flying:
             return
         move = Move(self, order, source.requests[order.request_id][0], source, target)
         self.flying[order.request_id] = move
@@ -71,6 +82,7 @@ class Moves:
         order = move.order
         self.endings[order.reason, ending.value] += 1
         del self.flying[order.request_id]
+        self.simulation.frontends[move.request.frontend].pairs.over(order.request_id)
         if ending not in MOVED:
             self._resting[order.request_id] = now_s + self.rules.rest_s
             return
@@ -106,6 +118,7 @@ class Moves:
             step_s=instance.step_ms / 1000,
             prefill_s_per_token=instance.step_time.step_ms(probe) / 1000 / PROBE_TOKENS,
             draining=instance.draining,
+            role=instance.role,
         )
 
     def _job(self, request: SimRequest, model: ModelRequest, now_s: float) -> Job:

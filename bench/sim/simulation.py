@@ -21,7 +21,7 @@ from shoal.bench.sim.results import Results
 from shoal.instance.step_model import StepModel
 from shoal.instance.step_time import StepTime
 from shoal.proto.config import AdmissionConfig
-from shoal.router.contract import InstanceInfo
+from shoal.router.contract import InstanceInfo, Role
 from shoal.router.foreseer import Foreseer
 from shoal.router.place import Policy
 from shoal.router.view import Standing
@@ -90,10 +90,16 @@ class Simulation:
             report_delay_s=self.hop_s + self.report_delay_s,
             fast=self.fast,
         )
+        instance.role = info.role
         self.instances[info.id] = instance
         for frontend in self.frontends:
             frontend.view.join(info)
         return instance
+
+    def set_role(self, name: str, role: Role) -> None:
+        self.instances[name].role = role
+        for frontend in self.frontends:
+            frontend.view.set_role(name, role)
 
     def set_standing(self, name: str, standing: Standing) -> None:
         self.instances[name].draining = standing is Standing.DRAINING

@@ -1,4 +1,4 @@
-"""`shoal migrate`, `drain`, `scale`, `restart`: one act of the controller each, followed until it is done."""
+"""`shoal migrate`, `drain`, `scale`, `restart`, `roles`: one act of the controller each, followed until it is done."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ def restart(arguments: argparse.Namespace) -> int:
     return _act(arguments, lambda client: client.restart(), over)
 
 
+def roles(arguments: argparse.Namespace) -> int:
+    """Without an assignment, shows them."""
+    with connect(arguments.name) as client:
+        wanted = dict(part.partition("=")[::2] for part in arguments.assign)
+        print(client.set_roles(wanted))
+    return 0
+
+
 def _act(arguments: argparse.Namespace, act: Callable[[ControllerClient], str], done: Done) -> int:
     """Shows each change of an instance. Ends early with an error where one is in quarantine."""
     with connect(arguments.name) as client:
@@ -78,4 +86,4 @@ def move_line(one: pb.MoveReport) -> str:
     )
 
 
-__all__ = ["drain", "migrate", "move_line", "restart", "scale"]
+__all__ = ["drain", "migrate", "move_line", "restart", "roles", "scale"]

@@ -59,6 +59,8 @@ def _add_acts_on_the_fleet(acts: Any) -> None:
     restart = acts.add_parser("restart", help="replace all instances, one after the other", allow_abbrev=False)
     for act in (drain, scale, restart):
         act.add_argument("--timeout", type=float, default=600.0, help="seconds to watch it (default: %(default)g)")
+    roles = acts.add_parser("roles", help="who prefills, who decodes; without arguments: show it", allow_abbrev=False)
+    roles.add_argument("assign", nargs="*", metavar="ID=ROLE", help="prefill, decode or mixed")
     top = acts.add_parser("top", help="instances, load and moves, live", allow_abbrev=False)
     top.add_argument("--interval", type=float, default=1.0, help="seconds between two pictures")
     top.add_argument("--count", type=int, default=0, help="pictures (default: without end, or one if not a terminal)")
@@ -84,7 +86,7 @@ def dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
             from shoal.cluster.cli.status import revive  # noqa: PLC0415
 
             return revive(arguments)
-        case "migrate" | "drain" | "scale" | "restart" as act:
+        case "migrate" | "drain" | "scale" | "restart" | "roles" as act:
             from shoal.cluster.cli import acts  # noqa: PLC0415
 
             return int(getattr(acts, act)(arguments))

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True)
 class BudgetLimits:
     moves: int = 4
-    arrivals: int = 8
+    followed: int = 64  # planned at admission: most of them wait for their prefill, and hold nothing
+    arrivals: int = 16
     in_flight_bytes: int = 16 << 20
     least_parcel_bytes: int = 256 << 10
     rate_bytes_per_s: float = 1e9
@@ -29,17 +30,20 @@ class Budget:
 
     limits: BudgetLimits = field(default_factory=BudgetLimits)
     moves: int = 0
+    followed: int = 0
     link_free_s: float = 0.0
     copy_s: float = 0.0
 
-    def has_room(self) -> bool:
-        return self.moves < self.limits.moves
+    def has_room(self, *, follows: bool = False) -> bool:
+        return self.followed < self.limits.followed if follows else self.moves < self.limits.moves
 
-    def begin(self) -> None:
-        self.moves += 1
+    def begin(self, *, follows: bool = False) -> None:
+        self.followed += follows
+        self.moves += not follows
 
-    def end(self) -> None:
-        self.moves -= 1
+    def end(self, *, follows: bool = False) -> None:
+        self.followed -= follows
+        self.moves -= not follows
 
     def parcel_blocks(self, block_bytes: int) -> int:
         """Blocks of one parcel."""

@@ -25,7 +25,7 @@ from shoal.instance.migration.line import Dial, Line, LineLost
 from shoal.instance.migration.segment import NoSegment, Segment
 from shoal.instance.migration.source import PAUSED, Source, Stage
 from shoal.instance.migration.source_frames import handover_frame, moved_frame, open_frame, refusal
-from shoal.instance.migration.words import MOVED, Ending, Patience, Sizes
+from shoal.instance.migration.words import DISAGGREGATE, FOLLOW_S, MOVED, Ending, Patience, Sizes
 from shoal.instance.mover import Gone, Mover, Pin
 from shoal.instance.stepper import EngineDied
 from shoal.proto.failpoints import ahit, hit
@@ -55,7 +55,8 @@ class Departure:
         self.engine_id, self.epoch = held.engine_id, held.epoch
         blocks = means.budget.parcel_blocks(self.mover.block_bytes)
         self.parcel_bytes = blocks * self.mover.block_bytes
-        self.machine = Source(blocks, patience=means.patience, sizes=means.sizes)
+        self.follows = move.reason == DISAGGREGATE
+        self.machine = Source(blocks, patience=means.patience, sizes=means.sizes, follow=self.follows)
         self.events: asyncio.Queue[words.Event] = asyncio.Queue()
         self.acts: set[asyncio.Task[None]] = set()
         self.line: Line | None = None
@@ -107,8 +108,8 @@ class Departure:
     def _perform(self, commands: list[words.Command]) -> None:
         for command in commands:
             match command:
-                case words.Look(first):
-                    self._act(self._look, first)
+                case words.Look(first, later):
+                    self._act(self._look, first, later)
                 case words.Open():
                     self._act(self._open)
                 case words.Send(positions):
@@ -156,7 +157,9 @@ class Departure:
 
     # -- acts
 
-    async def _look(self, first: int) -> words.Event:
+    async def _look(self, first: int, later: bool) -> words.Event:
+        if later:
+            await asyncio.sleep(FOLLOW_S)
         await ahit("departure.look")
         return words.Seen(*await on_step_thread(self.home, lambda: self.grip.look(first)))
 

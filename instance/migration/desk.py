@@ -19,7 +19,7 @@ from shoal.instance.migration.line import Dial
 from shoal.instance.migration.residents import residents_frame
 from shoal.instance.migration.source_words import Broken
 from shoal.instance.migration.target import Stage
-from shoal.instance.migration.words import MOVED, Ending, Patience, Sizes
+from shoal.instance.migration.words import DISAGGREGATE, MOVED, Ending, Patience, Sizes
 from shoal.proto.errors import BadMessage
 from shoal.proto.seal import Sealer, SealReader
 from shoal.proto.v1 import instance_pb2 as pb
@@ -86,11 +86,11 @@ class MoveDesk:
             self._refuse(watcher, move, Ending.REFUSED, f"{move.target} is no peer")
         elif held.engine_id in self.departures:
             self._refuse(watcher, move, Ending.REFUSED, "it is being moved already")
-        elif not self.means.budget.has_room():
-            self._refuse(watcher, move, Ending.BUSY, f"{self.limits.moves} are under way")
+        elif not self.means.budget.has_room(follows=move.reason == DISAGGREGATE):
+            self._refuse(watcher, move, Ending.BUSY, "as many as allowed are under way")
         else:
             departure = self.departures[held.engine_id] = Departure(self.means, move, held, address)
-            self.means.budget.begin()
+            self.means.budget.begin(follows=departure.follows)
             self._spawn(self._depart(watcher, departure))
 
     def _refuse(self, watcher: int, move: pb.Move, ending: Ending, detail: str) -> None:
@@ -109,7 +109,7 @@ class MoveDesk:
         try:
             self._ended(watcher, await departure.run())
         finally:
-            self.means.budget.end()
+            self.means.budget.end(follows=departure.follows)
             del self.departures[departure.engine_id]
         if departure.was_committed_late():
             self._lives_elsewhere(departure.engine_id)

@@ -13,6 +13,9 @@ ENDED       nothing; exactly one Ending
 Every wait has a deadline. Whatever goes wrong before the owner's word, the request goes on here: `Unpark` is part of
 every ending from PARKING on but the committed one. An owner that decided without our hearing it has raised the epoch,
 so what an unparked request still says is not believed.
+
+A move planned at admission *follows* its request: it looks on until the prompt is being computed, copies each chunk's
+blocks while later chunks compute, and counts stages towards the limit only from the first token on.
 """
 
 from __future__ import annotations
@@ -77,13 +80,15 @@ class IllegalMove(AssertionError):
 class Source:
     """Sole owner of one move's stage. `stages` counts copy rounds; `copied_s`, `parked_s`: when those began."""
 
-    def __init__(self, parcel_blocks: int, *, patience: Patience = Patience(), sizes: Sizes = Sizes()) -> None:
-        self.parcel_blocks, self.patience, self.sizes = parcel_blocks, patience, sizes
+    def __init__(
+        self, parcel_blocks: int, *, patience: Patience = Patience(), sizes: Sizes = Sizes(), follow: bool = False
+    ) -> None:
+        self.parcel_blocks, self.patience, self.sizes, self.follow = parcel_blocks, patience, sizes, follow
         self.stage = Stage.LOOKING
         self.deadline_s = float("inf")
         self.ending: Ending | None = None
         self.detail = ""
-        self.stages = 0
+        self.stages = self._early_stages = 0
         self.opened_s = self.parked_s = 0.0
         self._sent = 0  # the target has blocks 0.._sent-1, once _queue is empty
         self._queue: list[int] = []
@@ -135,11 +140,14 @@ class Source:
     # -- copy
 
     def _looked(self, sight: Sight, now_s: float) -> list[Command]:
+        if self._is_early(sight) and (sight.phase is Phase.WAITING or sight.unmovable or not sight.sealed_blocks):
+            return self._look_later(now_s)
         if sight.phase is Phase.WAITING:
             self._waiting = True
             return self._park(now_s)
         if sight.unmovable:
             return self._undo(Ending.REFUSED, sight.unmovable)
+        self._early_stages += self._is_early(sight)
         self._enter(Stage.OPENING, now_s, self.patience.open_s)
         return [Open()]
 
@@ -166,13 +174,27 @@ class Source:
     def _another_stage(self, sight: Sight, pinned: int, now_s: float) -> list[Command]:
         if sight.phase is not Phase.RUNNING:
             return self._undo(Ending.SOURCE_GONE, "preempted")
+        if self._is_early(sight):
+            if not pinned:
+                return self._look_later(now_s)
+            self._early_stages += 1
+            return self._copy(self._take(pinned), now_s)
         if pinned == 0:
             return self._park(now_s)
-        if self.stages >= self.sizes.stages:
+        if self.stages - self._early_stages >= self.sizes.stages:
             if pinned > self.sizes.last_blocks:
                 return self._undo(Ending.TOO_MANY_STAGES, f"{pinned} blocks left after {self.stages}")
             return self._park(now_s)
         return self._copy(self._take(pinned), now_s)
+
+    def _is_early(self, sight: Sight) -> bool:
+        """It still computes what a first token, or the next one after a fail-over, needs."""
+        uncomputed = sight.prompt_tokens + sight.output_tokens - sight.computed_tokens
+        return self.follow and (not sight.output_tokens or uncomputed > 1)
+
+    def _look_later(self, now_s: float) -> list[Command]:
+        self.deadline_s = now_s + self.patience.look_s
+        return [Look(self._sent, later=True)]
 
     def _take(self, pinned: int) -> list[int]:
         positions = list(range(self._sent, self._sent + pinned))

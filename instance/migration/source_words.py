@@ -84,9 +84,10 @@ Event = Seen | Opened | Declined | Installed | InFlight | Parked | Prepared | Se
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Ask the engine, and pin the sealed blocks from `first` on."""
+    """Ask the engine, and pin the sealed blocks from `first` on. `later`: there was nothing new a moment ago."""
 
     first: int
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)

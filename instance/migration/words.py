@@ -54,4 +54,8 @@ class Sizes:
     last_blocks: int = 8
 
 
-__all__ = ["MOVED", "Ending", "Patience", "Sizes"]
+DISAGGREGATE = "disaggregate"  # as reason of a Move: begun before the prefill, handed over after the first token
+FOLLOW_S = 0.002  # between two looks at a request that computes its prompt
+
+
+__all__ = ["DISAGGREGATE", "FOLLOW_S", "MOVED", "Ending", "Patience", "Sizes"]

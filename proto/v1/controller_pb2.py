@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoal/proto/v1/controller.proto\x12\x08shoal.v1\"L\n\x0cWatchRequest\x12\x12\n\nwatcher_id\x18\x01 \x01(\t\x12(\n\x08\x66rontend\x18\x02 \x01(\x0b\x32\x16.shoal.v1.FrontendInfo\"B\n\nMembership\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12#\n\tinstances\x18\x02 \x03(\x0b\x32\x10.shoal.v1.Member\"d\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\r\"r\n\x0c\x46rontendInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04http\x18\x02 \x01(\t\x12\x0c\n\x04grpc\x18\x03 \x01(\t\x12\x0f\n\x07metrics\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\t\x12\r\n\x05inner\x18\x07 \x01(\t\"\x0f\n\rStatusRequest\"\xa8\x01\n\x0bStatusReply\x12+\n\tinstances\x18\x01 \x03(\x0b\x32\x18.shoal.v1.InstanceStatus\x12)\n\tfrontends\x18\x02 \x03(\x0b\x32\x16.shoal.v1.FrontendInfo\x12#\n\x05moves\x18\x03 \x03(\x0b\x32\x14.shoal.v1.MoveReport\x12\x0b\n\x03\x61\x63t\x18\x04 \x01(\t\x12\x0f\n\x07metrics\x18\n \x01(\t\"\xf6\x01\n\x0eInstanceStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x0f\n\x07running\x18\x05 \x01(\r\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x07 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x08 \x01(\r\x12\x0f\n\x07step_ms\x18\t \x01(\x01\x12\x0c\n\x04note\x18\n \x01(\t\x12\x0e\n\x06\x64\x65\x61ths\x18\x0b \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x0c \x01(\t\x12\x0f\n\x07metrics\x18\r \x01(\t\x12\x10\n\x08\x66reeness\x18\x0e \x01(\x01\"\x1b\n\rReviveRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x0bReviveReply\x12\x0b\n\x03ids\x18\x01 \x03(\t\"4\n\x0eMigrateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"\xd6\x01\n\nMoveReport\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x12\n\nsent_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06stages\x18\x08 \x01(\r\x12\x0e\n\x06\x63opy_s\x18\t \x01(\x01\x12\x10\n\x08parked_s\x18\n \x01(\x01\x12\x0e\n\x06tokens\x18\x0b \x01(\r\x12\r\n\x05\x61ge_s\x18\x0c \x01(\x01\"!\n\x0cScaleRequest\x12\x11\n\tinstances\x18\x01 \x01(\r\"\x1a\n\x0c\x44rainRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x10\n\x0eRestartRequest\"\x19\n\x08\x41\x63tReply\x12\r\n\x05words\x18\x01 \x01(\t\"\"\n\x0cStoryRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"1\n\nMovesReply\x12#\n\x05moves\x18\x01 \x03(\x0b\x32\x14.shoal.v1.MoveReport\"6\n\nStoryReply\x12(\n\x08requests\x18\x01 \x03(\x0b\x32\x16.shoal.v1.RequestStory\"A\n\x0cRequestStory\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05stays\x18\x02 \x03(\x0b\x32\x0e.shoal.v1.Stay\"\xb0\x01\n\x04Stay\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x1f\n\x05terms\x18\x05 \x03(\x0b\x32\x10.shoal.v1.Reason\x12\r\n\x05\x61ge_s\x18\x06 \x01(\x01\x12\x0f\n\x07pause_s\x18\x07 \x01(\x01\x12\x12\n\nsent_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06stages\x18\t \x01(\r\"H\n\x06Reason\x12\x11\n\tcandidate\x18\x01 \x01(\t\x12\x0e\n\x06scorer\x18\x02 \x01(\t\x12\x0b\n\x03raw\x18\x03 \x01(\x01\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x32\xce\x03\n\nController\x12\x37\n\x05Watch\x12\x16.shoal.v1.WatchRequest\x1a\x14.shoal.v1.Membership0\x01\x12\x38\n\x06Status\x12\x17.shoal.v1.StatusRequest\x1a\x15.shoal.v1.StatusReply\x12\x38\n\x06Revive\x12\x17.shoal.v1.ReviveRequest\x1a\x15.shoal.v1.ReviveReply\x12\x39\n\x07Migrate\x12\x18.shoal.v1.MigrateRequest\x1a\x14.shoal.v1.MoveReport\x12\x33\n\x05Scale\x12\x16.shoal.v1.ScaleRequest\x1a\x12.shoal.v1.ActReply\x12\x33\n\x05\x44rain\x12\x16.shoal.v1.DrainRequest\x1a\x12.shoal.v1.ActReply\x12\x37\n\x07Restart\x12\x18.shoal.v1.RestartRequest\x1a\x12.shoal.v1.ActReply\x12\x35\n\x05Moves\x12\x16.shoal.v1.StoryRequest\x1a\x14.shoal.v1.MovesReply2A\n\x08\x46rontend\x12\x35\n\x05Story\x12\x16.shoal.v1.StoryRequest\x1a\x14.shoal.v1.StoryReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoal/proto/v1/controller.proto\x12\x08shoal.v1\"L\n\x0cWatchRequest\x12\x12\n\nwatcher_id\x18\x01 \x01(\t\x12(\n\x08\x66rontend\x18\x02 \x01(\x0b\x32\x16.shoal.v1.FrontendInfo\"B\n\nMembership\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12#\n\tinstances\x18\x02 \x03(\x0b\x32\x10.shoal.v1.Member\"d\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\r\"r\n\x0c\x46rontendInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04http\x18\x02 \x01(\t\x12\x0c\n\x04grpc\x18\x03 \x01(\t\x12\x0f\n\x07metrics\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\t\x12\r\n\x05inner\x18\x07 \x01(\t\"\x0f\n\rStatusRequest\"\xa8\x01\n\x0bStatusReply\x12+\n\tinstances\x18\x01 \x03(\x0b\x32\x18.shoal.v1.InstanceStatus\x12)\n\tfrontends\x18\x02 \x03(\x0b\x32\x16.shoal.v1.FrontendInfo\x12#\n\x05moves\x18\x03 \x03(\x0b\x32\x14.shoal.v1.MoveReport\x12\x0b\n\x03\x61\x63t\x18\x04 \x01(\t\x12\x0f\n\x07metrics\x18\n \x01(\t\"\xf6\x01\n\x0eInstanceStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x0f\n\x07running\x18\x05 \x01(\r\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x07 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x08 \x01(\r\x12\x0f\n\x07step_ms\x18\t \x01(\x01\x12\x0c\n\x04note\x18\n \x01(\t\x12\x0e\n\x06\x64\x65\x61ths\x18\x0b \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x0c \x01(\t\x12\x0f\n\x07metrics\x18\r \x01(\t\x12\x10\n\x08\x66reeness\x18\x0e \x01(\x01\"\x1b\n\rReviveRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x0bReviveReply\x12\x0b\n\x03ids\x18\x01 \x03(\t\"4\n\x0eMigrateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"\xd6\x01\n\nMoveReport\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x12\n\nsent_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06stages\x18\x08 \x01(\r\x12\x0e\n\x06\x63opy_s\x18\t \x01(\x01\x12\x10\n\x08parked_s\x18\n \x01(\x01\x12\x0e\n\x06tokens\x18\x0b \x01(\r\x12\r\n\x05\x61ge_s\x18\x0c \x01(\x01\"!\n\x0cScaleRequest\x12\x11\n\tinstances\x18\x01 \x01(\r\"\x1a\n\x0c\x44rainRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x10\n\x0eRestartRequest\"n\n\x0cRolesRequest\x12\x30\n\x05roles\x18\x01 \x03(\x0b\x32!.shoal.v1.RolesRequest.RolesEntry\x1a,\n\nRolesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x19\n\x08\x41\x63tReply\x12\r\n\x05words\x18\x01 \x01(\t\"\"\n\x0cStoryRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"1\n\nMovesReply\x12#\n\x05moves\x18\x01 \x03(\x0b\x32\x14.shoal.v1.MoveReport\"6\n\nStoryReply\x12(\n\x08requests\x18\x01 \x03(\x0b\x32\x16.shoal.v1.RequestStory\"A\n\x0cRequestStory\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05stays\x18\x02 \x03(\x0b\x32\x0e.shoal.v1.Stay\"\xb0\x01\n\x04Stay\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x1f\n\x05terms\x18\x05 \x03(\x0b\x32\x10.shoal.v1.Reason\x12\r\n\x05\x61ge_s\x18\x06 \x01(\x01\x12\x0f\n\x07pause_s\x18\x07 \x01(\x01\x12\x12\n\nsent_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06stages\x18\t \x01(\r\"H\n\x06Reason\x12\x11\n\tcandidate\x18\x01 \x01(\t\x12\x0e\n\x06scorer\x18\x02 \x01(\t\x12\x0b\n\x03raw\x18\x03 \x01(\x01\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x32\x83\x04\n\nController\x12\x37\n\x05Watch\x12\x16.shoal.v1.WatchRequest\x1a\x14.shoal.v1.Membership0\x01\x12\x38\n\x06Status\x12\x17.shoal.v1.StatusRequest\x1a\x15.shoal.v1.StatusReply\x12\x38\n\x06Revive\x12\x17.shoal.v1.ReviveRequest\x1a\x15.shoal.v1.ReviveReply\x12\x39\n\x07Migrate\x12\x18.shoal.v1.MigrateRequest\x1a\x14.shoal.v1.MoveReport\x12\x33\n\x05Scale\x12\x16.shoal.v1.ScaleRequest\x1a\x12.shoal.v1.ActReply\x12\x33\n\x05\x44rain\x12\x16.shoal.v1.DrainRequest\x1a\x12.shoal.v1.ActReply\x12\x37\n\x07Restart\x12\x18.shoal.v1.RestartRequest\x1a\x12.shoal.v1.ActReply\x12\x33\n\x05Roles\x12\x16.shoal.v1.RolesRequest\x1a\x12.shoal.v1.ActReply\x12\x35\n\x05Moves\x12\x16.shoal.v1.StoryRequest\x1a\x14.shoal.v1.MovesReply2A\n\x08\x46rontend\x12\x35\n\x05Story\x12\x16.shoal.v1.StoryRequest\x1a\x14.shoal.v1.StoryReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.proto.v1.controller_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ROLESREQUEST_ROLESENTRY']._loaded_options = None
+  _globals['_ROLESREQUEST_ROLESENTRY']._serialized_options = b'8\001'
   _globals['_WATCHREQUEST']._serialized_start=45
   _globals['_WATCHREQUEST']._serialized_end=121
   _globals['_MEMBERSHIP']._serialized_start=123
@@ -59,22 +61,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAINREQUEST']._serialized_end=1235
   _globals['_RESTARTREQUEST']._serialized_start=1237
   _globals['_RESTARTREQUEST']._serialized_end=1253
-  _globals['_ACTREPLY']._serialized_start=1255
-  _globals['_ACTREPLY']._serialized_end=1280
-  _globals['_STORYREQUEST']._serialized_start=1282
-  _globals['_STORYREQUEST']._serialized_end=1316
-  _globals['_MOVESREPLY']._serialized_start=1318
-  _globals['_MOVESREPLY']._serialized_end=1367
-  _globals['_STORYREPLY']._serialized_start=1369
-  _globals['_STORYREPLY']._serialized_end=1423
-  _globals['_REQUESTSTORY']._serialized_start=1425
-  _globals['_REQUESTSTORY']._serialized_end=1490
-  _globals['_STAY']._serialized_start=1493
-  _globals['_STAY']._serialized_end=1669
-  _globals['_REASON']._serialized_start=1671
-  _globals['_REASON']._serialized_end=1743
-  _globals['_CONTROLLER']._serialized_start=1746
-  _globals['_CONTROLLER']._serialized_end=2208
-  _globals['_FRONTEND']._serialized_start=2210
-  _globals['_FRONTEND']._serialized_end=2275
+  _globals['_ROLESREQUEST']._serialized_start=1255
+  _globals['_ROLESREQUEST']._serialized_end=1365
+  _globals['_ROLESREQUEST_ROLESENTRY']._serialized_start=1321
+  _globals['_ROLESREQUEST_ROLESENTRY']._serialized_end=1365
+  _globals['_ACTREPLY']._serialized_start=1367
+  _globals['_ACTREPLY']._serialized_end=1392
+  _globals['_STORYREQUEST']._serialized_start=1394
+  _globals['_STORYREQUEST']._serialized_end=1428
+  _globals['_MOVESREPLY']._serialized_start=1430
+  _globals['_MOVESREPLY']._serialized_end=1479
+  _globals['_STORYREPLY']._serialized_start=1481
+  _globals['_STORYREPLY']._serialized_end=1535
+  _globals['_REQUESTSTORY']._serialized_start=1537
+  _globals['_REQUESTSTORY']._serialized_end=1602
+  _globals['_STAY']._serialized_start=1605
+  _globals['_STAY']._serialized_end=1781
+  _globals['_REASON']._serialized_start=1783
+  _globals['_REASON']._serialized_end=1855
+  _globals['_CONTROLLER']._serialized_start=1858
+  _globals['_CONTROLLER']._serialized_end=2373
+  _globals['_FRONTEND']._serialized_start=2375
+  _globals['_FRONTEND']._serialized_end=2440
 # @@protoc_insertion_point(module_scope)

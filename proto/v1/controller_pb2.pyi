@@ -170,6 +170,19 @@ class RestartRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class RolesRequest(_message.Message):
+    __slots__ = ("roles",)
+    class RolesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    roles: _containers.ScalarMap[str, str]
+    def __init__(self, roles: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class ActReply(_message.Message):
     __slots__ = ("words",)
     WORDS_FIELD_NUMBER: _ClassVar[int]

@@ -69,6 +69,11 @@ class ControllerStub:
                 request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RestartRequest.SerializeToString,
                 response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
                 _registered_method=True)
+        self.Roles = channel.unary_unary(
+                '/shoal.v1.Controller/Roles',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RolesRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
+                _registered_method=True)
         self.Moves = channel.unary_unary(
                 '/shoal.v1.Controller/Moves',
                 request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.SerializeToString,
@@ -126,6 +131,13 @@ class ControllerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Roles(self, request, context):
+        """Sets roles: prefill, decode or mixed. Those not named keep theirs. Answered at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Moves(self, request, context):
         """Moves that it remembers of requests whose id holds this text, oldest first.
         """
@@ -169,6 +181,11 @@ def add_ControllerServicer_to_server(servicer, server):
             'Restart': grpc.unary_unary_rpc_method_handler(
                     servicer.Restart,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RestartRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.SerializeToString,
+            ),
+            'Roles': grpc.unary_unary_rpc_method_handler(
+                    servicer.Roles,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RolesRequest.FromString,
                     response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.SerializeToString,
             ),
             'Moves': grpc.unary_unary_rpc_method_handler(
@@ -365,6 +382,33 @@ class Controller:
             target,
             '/shoal.v1.Controller/Restart',
             shoal_dot_proto_dot_v1_dot_controller__pb2.RestartRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Roles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Controller/Roles',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.RolesRequest.SerializeToString,
             shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
             options,
             channel_credentials,

@@ -6,6 +6,7 @@ import asyncio
 import os
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from random import Random
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,6 +20,7 @@ from shoal.instance.migration.words import Ending, Patience
 from shoal.proto import failpoints
 from shoal.proto.codec import FINISH_LENGTH
 from shoal.proto.v1 import instance_pb2 as pb
+from shoal.router.contract import Role
 from tests.tools.mini_cluster import VOCABULARY, MiniCluster, eventually, settled
 
 PROMPT = list(range(50))
@@ -227,3 +229,49 @@ async def test_the_planner_hears_who_is_where_and_is_obeyed_in_how_an_instance_i
             assert (await moved(frontend)).outcome == Ending.SOURCE_GONE.value  # it is not there
             server._leave(planner)
             assert_whole(await run)
+
+
+# Planned at admission: prefill and decode apart
+
+
+@asynccontextmanager
+async def one_prefills_one_decodes():
+    """The frontend; prompts of 24 tokens or more are prefilled at i0, everything else at i1."""
+    async with MiniCluster(2) as cluster:
+        frontend = await cluster.frontend()
+        await eventually(lambda: len(frontend.dispatcher.links) == 2)
+        frontend.dispatcher.view.split_from_tokens = 24
+        peers = {name: instance.address for name, instance in cluster.instances.items()}
+        for name, role in (("i0", Role.PREFILL), ("i1", Role.DECODE)):
+            frontend.ask(name, peers=pb.Peers(addresses=peers))
+            frontend.dispatcher.set_role(name, role)
+        yield cluster, frontend
+        failpoints.clear()
+        assert await settled(cluster.check) == []
+        assert frontend.dispatcher.ledgers.pairs.planned == {}
+
+
+async def test_with_prefill_and_decode_apart_every_stream_is_that_of_one_instance():
+    async with one_prefills_one_decodes() as (_, frontend):
+        rng = Random(4)
+        prompts = [[rng.randrange(VOCABULARY) for _ in range(rng.choice([8, 24, 60, 200]))] for _ in range(12)]
+        await asyncio.gather(*(frontend.run(f"r{n}", prompt, 300) for n, prompt in enumerate(prompts)))
+        for n in range(len(prompts)):
+            assert_whole(frontend.replies[f"r{n}"], 300)
+            assert frontend.replies[f"r{n}"].context.instance == "i1"
+        long = sum(len(prompt) >= 24 for prompt in prompts)
+        assert frontend.dispatcher.handovers.counts.committed["disaggregate"] == long
+
+
+@pytest.mark.parametrize("victim", ["i0", "i1"])
+@pytest.mark.parametrize("point", ["departure.copy", "arrival.prepared"])
+async def test_the_end_of_either_side_in_a_planned_hand_over_costs_no_token(victim, point):
+    async with one_prefills_one_decodes() as (cluster, frontend):
+        failpoints.arm(point, "pause:10@1")
+        run = asyncio.create_task(frontend.run("r", PROMPT, 40))
+        assert await asyncio.to_thread(failpoints.wait_reached, point, 10)
+        killing = asyncio.create_task(cluster.instances[victim].kill())
+        await eventually(lambda: victim not in frontend.dispatcher.links)
+        failpoints.release(point)
+        await asyncio.gather(run, killing)
+        assert_whole(frontend.replies["r"], 40)

@@ -170,6 +170,38 @@ def test_a_prompt_that_is_half_computed_moves_too(pair: Pair) -> None:
     same(pair.a.heard[started], pair.a.run(wire))
 
 
+def split(pair: Pair, wire: bytes) -> Heard:
+    """Prefilled at `a`, its blocks pushed to `b` while later chunks compute, handed over after the first token."""
+    started = pair.a.start(wire)
+    pair.a.step()
+    move = pair.move(pair.a, started, wire)
+    for said in move:
+        if said == "copied" and not pair.a.heard[started].tokens:
+            pair.a.step_until(started, 1)
+    move.commit()
+    pair.finish()
+    return pair.a.heard[started]
+
+
+@pytest.mark.parametrize("kind", ["greedy", "seeded with penalties", "json"])
+def test_prefill_here_and_decode_there_say_what_one_instance_says(pair: Pair, kind: str) -> None:
+    forget(pair)
+    wire = wire_of(pair.a, kind, 700, new_tokens=24)
+    same(split(pair, wire), pair.a.run(wire))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("piece", range(10))
+def test_prefill_here_and_decode_there_say_the_same_in_300_random_cases(pair: Pair, piece: int) -> None:
+    rng = random.Random(piece)
+    for _ in range(30):
+        forget(pair)
+        sampling: dict[str, Any] = {"seed": rng.randrange(1000)} if rng.random() < 0.5 else {"temperature": 0}
+        told = {"max_tokens": rng.randint(3, 60), "ignore_eos": True, **sampling}
+        wire = pair.a.wire(prompt(rng.choice([1, 31, 32, 33, rng.randint(2, 1500)]), rng.randrange(1000)), **told)
+        same(split(pair, wire), pair.a.run(wire))
+
+
 def test_the_target_computes_one_token_and_not_a_block(pair: Pair) -> None:
     wire = wire_of(pair.a, "greedy", 500)
     started = pair.a.start(wire)

@@ -246,12 +246,31 @@ def test_excluded_instances_are_avoided_and_wait_if_all_are():
     assert isinstance(ask(view, asked=request(excluded=frozenset("ab"))), Wait)
 
 
-def test_decode_instances_take_no_prompts():
-    view = idle("a")
+def test_a_long_prompt_goes_to_a_prefill_instance_and_a_short_or_cached_one_to_where_it_decodes():
+    view = ClusterView()
+    view.split_from_tokens = 50
+    view.join(info("p", role=Role.PREFILL))
     view.join(info("d", role=Role.DECODE))
-    assert {ask(view, seed=seed).instance for seed in range(20)} == {"a"}
-    view.leave("a")
-    assert isinstance(ask(view), Wait)
+    assert ask(view, asked=request(tokens=50)).instance == "p"
+    assert ask(view, asked=request(tokens=49)).instance == "d"
+
+
+def test_roles_are_a_preference_whoever_is_left_serves_anything():
+    view = ClusterView()
+    view.join(info("d", role=Role.DECODE))
+    assert ask(view, asked=request(tokens=900)).instance == "d"
+    view.join(info("p", role=Role.PREFILL))
+    view.set_state("p", Standing.FENCED)
+    assert ask(view, asked=request(tokens=900)).instance == "d"
+
+
+def test_a_role_may_change_and_nothing_else_does():
+    view = idle("a", "b")
+    view.book(request(), Placement("a"), 0.0)
+    view.set_role("a", Role.PREFILL)
+    view.check()
+    assert [one.info.role for one in view.candidates(0.0)] == [Role.PREFILL, Role.MIXED]
+    assert view.candidates(0.0)[0].load.waiting == 1
 
 
 def test_adapter_that_is_loaded_nowhere_is_rejected():

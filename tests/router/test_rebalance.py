@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from shoal.proto.config import MigrationConfig
 from shoal.router.board import Board, Costs, Order
+from shoal.router.contract import Role
 from shoal.router.fleet import Host, Job, Phase
 from shoal.router.rebalance import plan
 
@@ -225,3 +226,19 @@ def test_a_drain_keeps_to_the_number_of_copies_at_once():
 def test_a_drain_waits_while_there_is_no_room():
     a = host("a", 40, running("r", 60), draining=True)
     assert moves(a, host("b", 30, running("x", 70))) == []
+
+
+# Roles
+
+
+def test_what_decodes_on_a_prefill_host_is_passed_on_to_a_decode_host():
+    source = host("p", 50, running("r", 20), running("new", 10, output=7), role=Role.PREFILL)
+    other, decoder = host("q", 90, role=Role.PREFILL), host("d", 60, role=Role.DECODE)
+    assert moves(source, other, decoder) == [("r", "p", "d", "disaggregate")]
+
+
+def test_prefill_does_not_move_to_a_decode_host_unless_its_own_drains():
+    full = host("a", 5, running("r", 95, output=500), waiting("w", 20))
+    assert moves(full, host("d", 50, role=Role.DECODE)) == []
+    leaving = replace(full, draining=True)
+    assert ("w", "a", "d", "drain") in moves(leaving, host("d", 50, role=Role.DECODE))

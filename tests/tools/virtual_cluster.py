@@ -387,7 +387,8 @@ class World:
         if any(departure.held.request_id == request_id for departure in under_way) and self.rng.random() < 0.9:
             return
         self.asked += 1
-        move = pb.Move(move_id=f"m{self.asked}", request_id=request_id, frontend="f0", target=target, reason="balance")
+        reason = self.rng.choice(["balance", "disaggregate"])
+        move = pb.Move(move_id=f"m{self.asked}", request_id=request_id, frontend="f0", target=target, reason=reason)
         instance.run(lambda: self._ask(instance, move))
 
     def _ask(self, instance: VirtualInstance, move: pb.Move) -> None:

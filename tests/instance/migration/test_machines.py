@@ -14,8 +14,10 @@ from shoal.instance.mover import Phase, Sight
 PATIENCE = Patience()
 
 
-def sight(phase: Phase = Phase.RUNNING, *, computed: int = 9, sealed: int = 2, unmovable: str = "") -> Sight:
-    return Sight("r@1", phase, 0, 8, 2, computed, sealed, 3, 100, unmovable=unmovable)
+def sight(
+    phase: Phase = Phase.RUNNING, *, computed: int = 9, sealed: int = 2, output: int = 2, unmovable: str = ""
+) -> Sight:
+    return Sight("r@1", phase, 0, 8, output, computed, sealed, 3, 100, unmovable=unmovable)
 
 
 def source(**sizes: int) -> s.Source:
@@ -73,6 +75,33 @@ def test_the_rest_after_the_last_stage_is_copied_in_the_pause_if_it_is_small():
     m = copying(source(stages=1, last_blocks=3), ())
     assert m.feed(s.Seen(sight(sealed=5), 3), 0.2) == [s.Park(2)]
     assert m.feed(s.Parked(sight(Phase.MOVING, sealed=5), 3), 0.2) == [s.Send((2, 3))]
+
+
+def test_a_planned_move_follows_the_prefill_and_hands_over_after_the_first_token():
+    m = s.Source(2, patience=PATIENCE, sizes=Sizes(stages=1, last_blocks=1), follow=True)
+    m.start(0.0)
+    assert m.feed(s.Seen(sight(Phase.WAITING, computed=0, sealed=0, output=0), 0), 0.0) == [s.Look(0, later=True)]
+    assert m.feed(s.Seen(sight(output=0), 2), 0.1) == [s.Open()]
+    m.named(2)
+    assert m.feed(s.Opened((0, 1)), 0.1) == [s.Send((0, 1))]
+    assert m.feed(s.Installed(), 0.2) == [s.Look(2)]
+    assert m.feed(s.Seen(sight(output=0), 0), 0.2) == [s.Look(2, later=True)]
+    assert m.feed(s.Seen(sight(output=0, sealed=4), 2), 0.2) == [s.Send((2, 3))]
+    assert m.feed(s.Installed(), 0.3) == [s.Look(4)]
+    assert m.feed(s.Seen(sight(output=1, sealed=6), 2), 0.3) == [s.Send((4, 5))]
+    assert m.feed(s.Installed(), 0.3) == [s.Look(6)]
+    assert m.feed(s.Seen(sight(output=2, sealed=6), 0), 0.3) == [s.Park(6)]
+
+
+def test_a_planned_move_whose_request_does_not_begin_is_no_reason_to_give_up_while_its_engine_answers():
+    m = s.Source(2, patience=PATIENCE, follow=True)
+    m.start(0.0)
+    for second in range(1, 60):
+        now_s = float(second)
+        m.feed(s.Expired(), now_s)
+        assert m.feed(s.Seen(sight(Phase.WAITING, computed=0, sealed=0, output=0), 0), now_s) == [s.Look(0, later=True)]
+    assert m.feed(s.Expired(), 59.0 + PATIENCE.look_s) == []
+    assert m.ending is Ending.SOURCE_SLOW
 
 
 def test_a_request_that_was_preempted_meanwhile_goes_on_here():
