@@ -3,8 +3,9 @@
 Rates are shares of the capacity of each fleet under `least_work` (bench/policy_grid.py). Each number comes with its
 95 % interval over the seeds. Policies are ranked by the share of requests that meet the SLO (goodput over the time of
 the arrivals, which are the same for all) relative to the best of each condition, on average; beside it stands the p99
-TTFT relative to the best one's (geometric mean). --quick is a small grid for a look; the whole grid
-takes hours: choose parts of it.
+TTFT relative to the best one's (geometric mean). Beside the ranking stands the contest: ours against the best rival of
+each workload (bench/contest.py), on the part of each trace's time that training did not see. --quick is a small grid
+for a look; the whole grid takes hours: choose parts of it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from shoal.bench.contest import contest
 from shoal.bench.outcome import Outcome
-from shoal.bench.policy_grid import WORKLOADS, Condition, Run, Setting, capacity_rps, measure
+from shoal.bench.policy_grid import WORKLOADS, Condition, Part, Run, Setting, capacity_rps, measure
 from shoal.proto.errors import InvalidArgument, NotFound
-from shoal.router.profile import PROFILES
+from shoal.router.profile import LEARNED, PROFILES
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
+NAMES = (*PROFILES, LEARNED)
 FULL: dict[str, Any] = {
     "utilisations": (0.6, 0.9, 1.1),
     "instances": (2, 4, 16, 64),
@@ -46,7 +49,9 @@ STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder")
     parser.add_argument("--quick", action="store_true", help="a small grid: minutes on two cores")
-    parser.add_argument("--policies", nargs="+", choices=PROFILES, default=list(PROFILES), metavar="NAME")
+    parser.add_argument("--policies", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME")
+    parser.add_argument("--ours", choices=NAMES, default=LEARNED, help="whom to set against the best rival")
+    parser.add_argument("--part", choices=[part.name.lower() for part in Part], default="score", help="of each trace")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
     parser.add_argument("--utilisations", nargs="+", type=float, help="shares of the capacity")
     parser.add_argument("--instances", nargs="+", type=int)
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if not args.traces.is_dir():
         raise NotFound(f"no folder {args.traces}: name it with --traces")
     grid = {name: getattr(args, name) or default for name, default in (QUICK if args.quick else FULL).items()}
-    setting = Setting(args.traces, grid["seconds"], args.stale_ms / 1e3)
+    setting = Setting(args.traces, grid["seconds"], args.stale_ms / 1e3, Part[args.part.upper()])
     fleets = list(itertools.product(args.workloads, grid["instances"]))
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         capacity = _spread(pool, "capacities", _capacity, [(setting, *fleet) for fleet in fleets])
@@ -70,14 +75,15 @@ def run(args: argparse.Namespace) -> Outcome:
         runs = list(_runs(args.policies, grid, capacities))
         measured = _spread(pool, "runs", _measure, [(setting, run) for run in runs])
     cells = summarize_cells((run, values) for (_, run), values in measured)
-    ranking = rank(cells)
+    ranking, against = rank(cells), contest(cells, args.ours)
     if args.report:
         args.report.write_text(as_markdown(ranking, len({tuple(cell["condition"].values()) for cell in cells})))
     return Outcome(
         {
             "capacity_rps": {f"{workload}x{instances}": found for (workload, instances), found in capacities.items()},
             "runs": len(runs),
-            "placement_only": {"ranking": ranking, "cells": cells},
+            **{name: count for name, count in against.items() if name != "rows"},
+            "placement_only": {"ranking": ranking, "contest": against["rows"], "cells": cells},
             "with_migration": "skipped: no planner moves requests in the simulator yet",
         }
     )

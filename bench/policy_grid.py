@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +18,13 @@ from shoal.bench.sim.config import SimConfig, parse_sim_config
 from shoal.bench.sim.results import Slo, summarize
 from shoal.bench.sim.sampler import Sampler
 from shoal.bench.sim.step_times import step_time
+from shoal.router.place import Policy
 
 JUDGE, KEPT_SHARE = "least_work", 0.95
 STEP_TIME, OVERHEAD_MS = "llama-3.1-8b/h100/tp1", 3.0
 BLOCK_SIZE, TOTAL_BLOCKS = 64, 7_000
 SEED_APART_S = 150.0  # between the windows of two seeds
+SCORE_SEEDS = 100_000  # apart from those of training
 WINDOW_S = 1_300.0  # of a trace, at most
 CALLS_PER_SESSION = 8.4  # of the generated agents: 6 turns, a tenth of which fan out into 4
 
@@ -31,10 +34,12 @@ class TraceFile(NamedTuple):
 
     name: str
     rate_rps: float
+    span_s: float = WINDOW_S
 
 
 class ServegenFiles(NamedTuple):
     name: str
+    span_s: float = 12 * 3600.0
 
 
 class Generated(NamedTuple):
@@ -44,9 +49,9 @@ class Generated(NamedTuple):
 Source = TraceFile | ServegenFiles | Generated
 
 WORKLOADS: dict[str, Source] = {
-    "azure-code": TraceFile("azure_llm_2023_code_0-35min.csv.gz", 3.18),
-    "azure-conversation": TraceFile("azure_llm_2023_conv_0-35min.csv.gz", 5.87),
-    "mooncake-conversation": TraceFile("mooncake_fast25_conversation_0-40min.jsonl.gz", 3.28),
+    "azure-code": TraceFile("azure_llm_2023_code_0-35min.csv.gz", 3.18, 2100.0),
+    "azure-conversation": TraceFile("azure_llm_2023_conv_0-35min.csv.gz", 5.87, 2100.0),
+    "mooncake-conversation": TraceFile("mooncake_fast25_conversation_0-40min.jsonl.gz", 3.28, 2400.0),
     "servegen-m-large": ServegenFiles("servegen_m-large_day1_0-12h_top20"),
     "servegen-deepseek-r1": ServegenFiles("servegen_deepseek-r1_day0_0-12h_top15"),
     "agents": Generated(),
@@ -69,6 +74,15 @@ class Run(NamedTuple):
     rate_rps: float
 
 
+class Part(Enum):
+    """Of a trace's time: what weights are trained on, and the rest. Generated and drawn requests have seeds of their
+    own in each."""
+
+    ALL = (0.0, 1.0)
+    TRAIN = (0.0, 0.6)
+    SCORE = (0.6, 1.0)
+
+
 class Setting(NamedTuple):
     """What all runs share. `traces`: the folder; `arrivals_s`: how long requests come; the run ends with the last of
     them."""
@@ -76,11 +90,16 @@ class Setting(NamedTuple):
     traces: Path
     arrivals_s: float
     stale_s: float
+    part: Part = Part.ALL
 
 
 def measure(setting: Setting, run: Run) -> dict[str, float]:
-    config = config_of(setting, run)
-    simulation, sampler = build(config), Sampler()
+    return summary_of(config_of(setting, run))
+
+
+def summary_of(config: SimConfig, policy: Policy | None = None) -> dict[str, float]:
+    """`policy`: instead of the one that the configuration names."""
+    simulation, sampler = build(config, policy), Sampler()
     results = simulation.run([sampler])
     slo = Slo(step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms))
     summary = summarize(results, slo)
@@ -135,7 +154,7 @@ def config_of(setting: Setting, run: Run) -> SimConfig:
     condition = run.condition
     tree = {
         "workload": workload_of(setting, WORKLOADS[condition.workload], run),
-        "seed": run.seed,
+        "seed": run.seed + SCORE_SEEDS * (setting.part is Part.SCORE),
         "instances": condition.instances,
         "frontends": condition.frontends,
         "policy": run.policy,
@@ -150,14 +169,18 @@ def config_of(setting: Setting, run: Run) -> SimConfig:
 
 
 def workload_of(setting: Setting, source: Source, run: Run) -> dict[str, Any]:
-    rate_rps, start_s, requests = run.rate_rps, run.seed * SEED_APART_S, run.rate_rps * setting.arrivals_s
+    rate_rps, requests = run.rate_rps, run.rate_rps * setting.arrivals_s
     match source:
-        case TraceFile(name, recorded_rps):
-            copies = math.ceil(requests / (recorded_rps * WINDOW_S))
-            window = {"start_s": start_s, "end_s": start_s + requests / copies / recorded_rps, "copies": copies}
+        case TraceFile(name, recorded_rps, span_s):
+            room_s = WINDOW_S if setting.part is Part.ALL else (_share(setting.part) * span_s) / 2
+            copies = math.ceil(requests / (recorded_rps * room_s))
+            length_s = requests / copies / recorded_rps
+            start_s = _start_s(setting.part, span_s, length_s, run.seed)
+            window = {"start_s": start_s, "end_s": start_s + length_s, "copies": copies}
             return {"kind": "trace", "file": str(setting.traces / name), "rate_rps": rate_rps, **window}
-        case ServegenFiles(name):
+        case ServegenFiles(name, span_s):
             files = {part: str(setting.traces / f"{name}_{part}.gz") for part in ("clients.csv", "pdfs.jsonl")}
+            start_s = _start_s(setting.part, span_s, setting.arrivals_s, run.seed)
             span = {"start_s": start_s, "duration_s": setting.arrivals_s, "rate_rps": rate_rps}
             return {"kind": "servegen", "clients": files["clients.csv"], "pdfs": files["pdfs.jsonl"], **span}
         case Generated():
@@ -165,14 +188,27 @@ def workload_of(setting: Setting, source: Source, run: Run) -> dict[str, Any]:
             return {"kind": "agents", "sessions": sessions, "sessions_per_s": rate_rps / CALLS_PER_SESSION}
 
 
+def _share(part: Part) -> float:
+    return part.value[1] - part.value[0]
+
+
+def _start_s(part: Part, span_s: float, length_s: float, seed: int) -> float:
+    """Where a seed's window begins; in a part it stays inside of it."""
+    if part is Part.ALL:
+        return seed * SEED_APART_S
+    return part.value[0] * span_s + seed * SEED_APART_S % max(_share(part) * span_s - length_s, 1.0)
+
+
 __all__ = [
     "METRICS",
     "WORKLOADS",
     "Condition",
+    "Part",
     "Run",
     "Setting",
     "bisect_rate",
     "capacity_rps",
     "config_of",
     "measure",
+    "summary_of",
 ]

@@ -129,6 +129,7 @@ PolicyName = Literal[
     "prefix_least_work",
     "least_work",
     "least_impact",
+    "least_delay",
     "round_robin",
     "random",
     "power_of_two",

@@ -89,11 +89,14 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Go there. `cached_tokens` is what the view believes to be in that instance's prefix cache."""
+    """Go there. `cached_tokens` is what the view believes to be in that instance's prefix cache. `policy`: who decided,
+    weights with their version; `rail`: what kept learned weights from deciding, in words."""
 
     instance: str
     cached_tokens: int = 0
     terms: Mapping[str, tuple[Term, ...]] = field(default_factory=dict)
+    policy: str = ""
+    rail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,21 +13,26 @@ import numpy as np
 from shoal.router.contract import Decision, Placement, Rejection, RouteRequest, Wait
 from shoal.router.filters import Filter
 from shoal.router.pickers import Picker
+from shoal.router.residual import Residual
 from shoal.router.scorers import Scorer
 from shoal.router.snapshot import Bools, Floats, Question
 from shoal.router.terms import Terms
 from shoal.router.view import ClusterView
 
+RESIDUAL, OUT_OF_RANGE = "residual_ms", "a feature is outside what training saw"
+
 
 @dataclass(frozen=True)
 class Policy:
-    """`weights` has one entry per scorer; a scorer of weight 0 is not asked."""
+    """`weights` has one entry per scorer; a scorer of weight 0 is not asked. `residual`: learned, on top of their
+    sum."""
 
     name: str
     filters: tuple[Filter, ...]
     scorers: Mapping[str, Scorer]
     weights: Mapping[str, float]
     picker: Picker
+    residual: Residual | None = None
 
     @cached_property
     def asked(self) -> list[tuple[str, Scorer, float]]:
@@ -35,19 +40,35 @@ class Policy:
 
 
 def place(request: RouteRequest, view: ClusterView, policy: Policy, now_s: float, rng: Random) -> Decision:
+    return answer(view.question(request, now_s), policy, rng)
+
+
+def answer(asked: Question, policy: Policy, rng: Random) -> Decision:
     """Scorers see only those who may serve the request."""
-    asked = view.question(request, now_s)
-    fitting = _fitting(asked, policy.filters)
-    count = np.count_nonzero(fitting)
-    if not count:
-        return _refusal(asked, policy.filters)
-    question = asked if count == len(fitting) else asked.only(np.flatnonzero(fitting))
+    question = fitting(asked, policy)
+    return choose(question, policy, rng) if len(question.members) else _refusal(asked, policy.filters)
+
+
+def fitting(asked: Question, policy: Policy) -> Question:
+    """The same, of those who may serve it."""
+    left = _fitting(asked, policy.filters)
+    return asked if np.count_nonzero(left) == len(left) else asked.only(np.flatnonzero(left))
+
+
+def choose(question: Question, policy: Policy, rng: Random) -> Placement:
     costs = {name: scorer(question) for name, scorer, _ in policy.asked}
-    totals = _totals(costs, policy.weights, count)
+    weights, rail = policy.weights, ""
+    totals = _totals(costs, weights, len(question.members))
+    if policy.residual is not None:
+        added = policy.residual.ms(question, totals)
+        if added is None:
+            rail = OUT_OF_RANGE
+        else:
+            costs, weights, totals = {**costs, RESIDUAL: added}, {**weights, RESIDUAL: 1.0}, totals + added
     chosen = policy.picker(totals, rng)
     infos = question.members.infos
-    terms = Terms(infos, costs, policy.weights, totals, chosen)
-    return Placement(infos[chosen].id, int(question.cached_tokens[chosen]), terms)
+    terms = Terms(infos, costs, weights, totals, chosen)
+    return Placement(infos[chosen].id, int(question.cached_tokens[chosen]), terms, policy.name, rail)
 
 
 def _fitting(question: Question, filters: tuple[Filter, ...]) -> Bools:
@@ -79,4 +100,4 @@ def _totals(costs: Mapping[str, Floats], weights: Mapping[str, float], count: in
     return totals
 
 
-__all__ = ["Policy", "place"]
+__all__ = ["OUT_OF_RANGE", "RESIDUAL", "Policy", "answer", "choose", "fitting", "place"]

@@ -7,16 +7,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 
 from shoal.proto.errors import InvalidArgument
+from shoal.router.delay import TERMS
 from shoal.router.filters import STANDARD, Filter
 from shoal.router.memory import HOLDABLE
 from shoal.router.pickers import Picker, least, least_of_two
 from shoal.router.place import Policy
 from shoal.router.policies.llmd import PRECISE_PREFIX
+from shoal.router.residual import Residual
 from shoal.router.scorers import SCORERS
+from shoal.router.weights import RouterWeights, read_weights
 
 Weights = Mapping[str, float]
+LEARNED = "learned"
 FORESEEING = (*STANDARD, HOLDABLE)
 
 
@@ -33,6 +38,7 @@ PROFILES: dict[str, Profile] = {
     "prefix_least_work": Profile({"prefix_least_work": 1.0}, filters=FORESEEING),
     "least_work": Profile({"least_work": 1.0}, filters=FORESEEING),
     "least_impact": Profile({"impact_ms": 1.0}, filters=FORESEEING),
+    "least_delay": Profile(dict.fromkeys(TERMS, 1.0), filters=FORESEEING),
     "round_robin": Profile({"turn": 1.0}),
     "random": Profile({}),
     "power_of_two": Profile({"requests": 1.0}, least_of_two),
@@ -51,6 +57,8 @@ PROFILES: dict[str, Profile] = {
 def build_policy(name: str, weights: Weights | None = None) -> Policy:
     """Raises InvalidArgument for a policy or scorer that does not exist, and for a weight that would turn a cost into
     a reward."""
+    if name == LEARNED:
+        return learned_policy(shipped_weights())
     if name not in PROFILES:
         raise InvalidArgument("policy", limit=f"one of {', '.join(PROFILES)}", given=name)
     for scorer, weight in (weights or {}).items():
@@ -65,4 +73,17 @@ def build_policy(name: str, weights: Weights | None = None) -> Policy:
     )
 
 
-__all__ = ["PROFILES", "Profile", "build_policy"]
+def learned_policy(weights: RouterWeights) -> Policy:
+    """The price of `least_delay`, bent by learned weights."""
+    profile = PROFILES["least_delay"]
+    factors = {scorer: weights.factor(scorer) if scorer in profile.weights else 0.0 for scorer in SCORERS}
+    residual = Residual.of(weights) if any(weights.residual.values()) and weights.band else None
+    return Policy(f"learned {weights.version}", profile.filters, SCORERS, factors, profile.picker, residual)
+
+
+def shipped_weights() -> RouterWeights:
+    """Those that come with this version."""
+    return read_weights(files("shoal.router").joinpath("weights.json").read_bytes())
+
+
+__all__ = ["PROFILES", "Profile", "build_policy", "learned_policy", "shipped_weights"]

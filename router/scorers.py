@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from shoal.router.delay import TERMS
 from shoal.router.impact import impact_ms
 from shoal.router.policies.aibrix import aibrix_prefix_cache
 from shoal.router.policies.dynamo import dynamo_cost
@@ -80,6 +81,7 @@ SCORERS: dict[str, Scorer] = {
     "context_tokens": context_tokens,
     "step_ms": step_ms,
     "impact_ms": impact_ms,
+    **TERMS,
     "sglang_cache_aware": sglang_cache_aware,
     "dynamo_cost": dynamo_cost,
     "aibrix_prefix_cache": aibrix_prefix_cache,
@@ -90,4 +92,4 @@ SCORERS: dict[str, Scorer] = {
     "memserve_prompt_tree": memserve_prompt_tree,
 }
 
-__all__ = ["SCORERS", "Scorer", *SCORERS]
+__all__ = ["SCORERS", "Scorer", *(name for name in SCORERS if name not in TERMS)]

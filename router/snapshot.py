@@ -30,13 +30,14 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Fixed facts, by row. `tokens`: what its KV memory holds. `least_model_len` fits everywhere; no block is larger
-    than `most_block_size`."""
+    """Fixed facts, by row. `tokens`: what its KV memory holds; `step_tokens`: what one step computes at most.
+    `least_model_len` fits everywhere; no block is larger than `most_block_size`."""
 
     infos: npt.NDArray[Any]
     block_size: Floats
     total_blocks: Floats
     tokens: Floats
+    step_tokens: Floats
     max_model_len: Ints
     prefills: Bools
     decodes: Bools
@@ -52,6 +53,7 @@ class Members:
             block_size=np.array([i.block_size for i in infos], dtype=np.float64),
             total_blocks=np.array([i.total_blocks for i in infos], dtype=np.float64),
             tokens=np.array([i.total_blocks * i.block_size for i in infos], dtype=np.float64),
+            step_tokens=np.array([i.max_num_batched_tokens for i in infos], dtype=np.float64),
             max_model_len=np.array([i.max_model_len for i in infos], dtype=np.int64),
             prefills=np.array([i.role is Role.PREFILL for i in infos], dtype=np.bool_),
             decodes=np.array([i.role is Role.DECODE for i in infos], dtype=np.bool_),
@@ -65,6 +67,7 @@ class Members:
             self.block_size[rows],
             self.total_blocks[rows],
             self.tokens[rows],
+            self.step_tokens[rows],
             self.max_model_len[rows],
             self.prefills[rows],
             self.decodes[rows],

@@ -17,13 +17,15 @@ from shoal.router.contract import InstanceInfo, Role
 from shoal.router.foreseer import Foreseer
 from shoal.router.foresight import Foresight, StepCoefficients
 from shoal.router.length import LengthModel, edges_by_time
+from shoal.router.place import Policy
 from shoal.router.profile import build_policy
 
 
-def build(config: SimConfig) -> Simulation:
+def build(config: SimConfig, policy: Policy | None = None) -> Simulation:
+    """`policy`: instead of the one that the configuration names."""
     simulation = Simulation(
         build_workload(config),
-        policy=build_policy(config.policy, config.weights),
+        policy=policy or build_policy(config.policy, config.weights),
         frontends=config.frontends,
         admission=config.admission,
         block_size=config.block_size,

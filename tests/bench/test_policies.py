@@ -102,7 +102,7 @@ def test_small_grid_end_to_end(tmp_path, monkeypatch):
     rows = ({"timestamp": n * 100, "input_length": 600, "output_length": 20, "hash_ids": [n % 4]} for n in range(200))
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setattr(policies, "ProcessPoolExecutor", Here)
-    monkeypatch.setitem(policy_grid.WORKLOADS, "agents", TraceFile("t.jsonl", 10.0))
+    monkeypatch.setitem(policy_grid.WORKLOADS, "agents", TraceFile("t.jsonl", 10.0, 20.0))
     grid = ("--workloads", "agents", "--policies", "random", "prefix_least_work", "--utilisations", "0.5")
     size = ("--instances", "2", "--frontends", "1", "2", "--seeds", "1", "--seconds", "2")
     report = tmp_path / "ranking.md"

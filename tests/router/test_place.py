@@ -79,7 +79,8 @@ def test_least_work_gives_no_credit_for_a_cache_but_reports_it():
     view.block_changes("a", "stored", [b"1"])
     view.block_changes("b", "stored", [b"1", b"2"])
     decision = ask(view, asked=request(block_hashes=(b"1", b"2")))
-    assert decision == Placement("a", 10, {"a": (Term("least_work", 100, 1),), "b": (Term("least_work", 200, 1),)})
+    terms = {"a": (Term("least_work", 100, 1),), "b": (Term("least_work", 200, 1),)}
+    assert decision == Placement("a", 10, terms, "least_work")
 
 
 def test_prefix_least_work_credits_each_instance_with_what_it_holds():
