@@ -196,7 +196,7 @@ class FakeEngine:
         return self._model.load()
 
     def take_block_changes(self) -> list[BlockChange]:
-        changes = self._model.take_changes()
+        changes = self._model.blocks.take_changes()
         return [BlockChange(change.value, cast("tuple[bytes, ...]", tuple(keys))) for change, keys in changes]
 
     def encode(self, outputs: list[Any]) -> bytes:
@@ -204,7 +204,7 @@ class FakeEngine:
 
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         if method == "reset_prefix_cache":
-            return self._model.reset_prefix_cache()
+            return self._model.blocks.reset()
         if method == "list_loras":
             return []
         raise Refused(f"{method}: the fake engine has no adapters", client_fault=True)

@@ -42,6 +42,20 @@ class LeasedModel:
     over: bool = False
 
 
+def sight_of(model: ModelRequest, block_size: int) -> Sight:
+    return Sight(
+        engine_id=model.request_id,
+        phase=PHASES[model.state],
+        priority=model.priority,
+        prompt_tokens=model.prompt_tokens,
+        output_tokens=model.output_tokens,
+        computed_tokens=model.computed,
+        sealed_blocks=model.computed // block_size,
+        blocks=model.holding.blocks or -(-model.tokens // block_size),
+        max_new_tokens=model.limit_tokens - model.prompt_tokens,
+    )
+
+
 class FakeMover:
     """See `Mover` in mover.py. Shares the fake engine's model and requests, on the same thread."""
 
@@ -54,12 +68,13 @@ class FakeMover:
         self._block_size, self._model, self._requests = info.block_size, model, requests
 
     def residents(self) -> list[Sight]:
-        return [self._sight(request, request.model) for request in self._requests.values() if request.model]
+        size, held = self._block_size, self._requests.values()
+        return [sight_of(request.model, size) for request in held if request.model]
 
     # -- source
 
     def look(self, engine_id: str) -> Sight:
-        return self._sight(*self._find(engine_id))
+        return sight_of(self._find(engine_id)[1], self._block_size)
 
     def _find(self, engine_id: str) -> tuple[FakeRequest, ModelRequest]:
         request = self._requests.get(engine_id)
@@ -67,24 +82,11 @@ class FakeMover:
             raise Gone(engine_id)
         return request, request.model
 
-    def _sight(self, request: FakeRequest, model: ModelRequest) -> Sight:
-        return Sight(
-            engine_id=request.engine_id,
-            phase=PHASES[model.state],
-            priority=model.priority,
-            prompt_tokens=model.prompt_tokens,
-            output_tokens=model.output_tokens,
-            computed_tokens=model.computed,
-            sealed_blocks=model.computed // self._block_size,
-            blocks=model.holding.blocks or -(-model.tokens // self._block_size),
-            max_new_tokens=model.limit_tokens - model.prompt_tokens,
-        )
-
     def pin(self, engine_id: str, first: int, limit: int) -> Pin:
         _request, model = self._find(engine_id)
         sealed = model.computed // self._block_size
         keys = self._keys(model, sealed)[first : first + limit]
-        return Pin(first, tuple(keys), len(keys), PinnedModel(self._model.pin(keys), keys))
+        return Pin(first, tuple(keys), len(keys), PinnedModel(self._model.guests.pin(keys), keys))
 
     def _keys(self, model: ModelRequest, blocks: int) -> list[bytes]:
         return cast("list[bytes]", list(model.keys.first(blocks)[:blocks]))
@@ -98,7 +100,7 @@ class FakeMover:
         return shake_128(of).digest(self.block_bytes)
 
     def unpin(self, pin: Pin) -> None:
-        self._model.unpin(pin.native.holding)
+        self._model.guests.unpin(pin.native.holding)
 
     def park(self, engine_id: str) -> bool:
         self._model.park(self._find(engine_id)[1])
@@ -111,7 +113,7 @@ class FakeMover:
     def pin_tail(self, engine_id: str, first: int) -> Pin:
         request, model = self._find(engine_id)
         contents = self._contents(request, model, first, model.computed)
-        return Pin(first, (), len(contents), PinnedModel(self._model.pin(()), contents))
+        return Pin(first, (), len(contents), PinnedModel(self._model.guests.pin(()), contents))
 
     def _contents(self, request: FakeRequest, model: ModelRequest, first: int, computed: int) -> list[bytes]:
         """Of blocks `first`.. that hold the first `computed` tokens, the last perhaps in part."""
@@ -150,7 +152,7 @@ class FakeMover:
         leased: LeasedModel = lease.native
         leased.request.tokens.extend(output)
         leased.model.tokens += len(output)
-        if not self._model.grow(leased.model, leased.model.tokens):
+        if not self._model.guests.grow(leased.model, leased.model.tokens):
             raise NoRoom(f"{leased.model.tokens} tokens")
 
     def write(self, lease: Lease, positions: Sequence[int], data: memoryview) -> None:
@@ -161,7 +163,7 @@ class FakeMover:
     def seal(self, lease: Lease, blocks: int) -> None:
         leased: LeasedModel = lease.native
         self._check(leased, self._keys(leased.model, blocks))
-        self._model.seal(leased.model, blocks * self._block_size)
+        self._model.guests.seal(leased.model, blocks * self._block_size)
 
     def _check(self, leased: LeasedModel, contents: Sequence[bytes]) -> None:
         for position in range(leased.whole, len(contents)):
@@ -194,4 +196,4 @@ class FakeMover:
             self._model.remove(leased.model)
 
 
-__all__ = ["FakeMover"]
+__all__ = ["FakeMover", "sight_of"]

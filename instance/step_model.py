@@ -19,11 +19,11 @@ and the simulator are thin shells around this class.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
 from itertools import count
 
 from shoal.instance.model_blocks import BlockTables
-from shoal.instance.model_cache import BrokenLedger, Change, Holding
+from shoal.instance.model_cache import BrokenLedger
+from shoal.instance.model_guests import Guests
 from shoal.instance.model_request import ModelRequest, State, WaitingQueue
 from shoal.instance.seam import EngineLoad
 from shoal.instance.step_plan import Outcome, Plan
@@ -46,15 +46,15 @@ class StepModel:
             raise ValueError(
                 f"max_model_len {max_model_len} does not fit into {total_blocks} blocks of {block_size} tokens"
             )
+        self.block_size = block_size
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
         self.running: list[ModelRequest] = []
         self.parked: list[ModelRequest] = []
-        self.leased: list[ModelRequest] = []
-        self.pins: list[Holding] = []
         self.waiting = WaitingQueue()
-        self._blocks = BlockTables(block_size=block_size, total_blocks=total_blocks, record_changes=record_changes)
+        self.blocks = BlockTables(block_size=block_size, total_blocks=total_blocks, record_changes=record_changes)
+        self.guests = Guests(self.blocks)
         self._numbers = count()
         self._plan: Plan | None = None
 
@@ -80,8 +80,9 @@ class StepModel:
         if former is State.WAITING:
             self.waiting.discard(request)
             return
-        {State.RUNNING: self.running, State.PARKED: self.parked, State.LEASED: self.leased}[former].remove(request)
-        self._blocks.close(request)
+        holders = {State.RUNNING: self.running, State.PARKED: self.parked, State.LEASED: self.guests.leased}
+        holders[former].remove(request)
+        self.blocks.close(request)
 
     def park(self, request: ModelRequest) -> None:
         """Out of the batch or the queue at a step boundary. Undone by `unpark`, ended by `remove`."""
@@ -103,43 +104,11 @@ class StepModel:
             request.move(State.WAITING)
             self._enqueue(request)
 
-    # -- blocks that go to another engine, and requests that come from one
-
-    def pin(self, keys: Iterable[Hashable]) -> Holding:
-        """Keeps cached blocks in place while they are read; to be given back by `unpin`."""
-        holding = self._blocks.pin(keys)
-        self.pins.append(holding)
-        return holding
-
-    def unpin(self, holding: Holding) -> None:
-        self._blocks.unpin(holding)
-        self.pins = [pin for pin in self.pins if pin is not holding]
+    # -- requests that come from another engine (see `guests`)
 
     def lease(self, request: ModelRequest, tokens: int) -> int | None:
-        """Room for `tokens` tokens of a request that is on its way. Returns how many of them are cached; None: no room.
-        Ended by `hold` or `remove`.
-        """
-        hit = self._blocks.hit(request, tokens)
-        if not self._blocks.fits(request, tokens, hit):
-            return None
         self._welcome(request)
-        request.move(State.LEASED)
-        self.leased.append(request)
-        self._blocks.reserve(request, tokens, hit)
-        return hit
-
-    def grow(self, request: ModelRequest, tokens: int) -> bool:
-        """Room for `tokens` tokens of a leased one. False: there is none."""
-        missing = self._blocks.missing(request, tokens)
-        if missing > self._blocks.free or tokens >= request.limit_tokens:
-            return False
-        if missing > 0:
-            self._blocks.grow(request, tokens)
-        return True
-
-    def seal(self, request: ModelRequest, tokens: int) -> None:
-        """The first `tokens` tokens of a leased one have their KV here by now."""
-        self._blocks.seal(request, tokens)
+        return self.guests.lease(request, tokens)
 
     def hold(self, request: ModelRequest, computed: int) -> bool:
         """A leased request has the KV of its first `computed` tokens: parked until `unpark`. False: no slot."""
@@ -148,32 +117,10 @@ class StepModel:
         if self._free_slots() <= 0:
             return False
         request.move(State.PARKED)
-        self.leased.remove(request)
+        self.guests.leased.remove(request)
         self.parked.append(request)
         request.computed = computed
         return True
-
-    def adopt(self, request: ModelRequest, computed: int) -> bool:
-        """Take over a request with the KV of its first `computed` tokens, parked until `unpark`. False: no room."""
-        if not 0 < computed < request.tokens:
-            raise ValueError(f"{request!r}: cannot adopt {computed} computed tokens")
-        hit = self._blocks.hit(request, computed)
-        if self._free_slots() <= 0 or not self._blocks.fits(request, computed, hit):
-            return False
-        self._welcome(request)
-        request.move(State.PARKED)
-        self.parked.append(request)
-        self._blocks.open(request, computed, hit)
-        request.computed = computed
-        return True
-
-    def install(self, keys: Iterable[Hashable]) -> int:
-        """Blocks that came from elsewhere enter the prefix cache. Returns how many were new."""
-        return self._blocks.install(keys)
-
-    def reset_prefix_cache(self) -> bool:
-        """False while any block is held."""
-        return self._blocks.reset()
 
     # -- a step
 
@@ -206,19 +153,19 @@ class StepModel:
             plan.add(request, tokens)
         for request, end in filled:
             if request.state is State.RUNNING:
-                self._blocks.seal(request, end)
+                self.blocks.seal(request, end)
 
     def _make_room(self, request: ModelRequest, end: int, plan: Plan) -> bool:
         """Blocks for `end` tokens, at the cost of others if need be. False: it had to give way itself."""
         if end <= request.room_tokens:
             return True
-        missing = self._blocks.missing(request, end)
-        while missing > self._blocks.free:
+        missing = self.blocks.missing(request, end)
+        while missing > self.blocks.free:
             victim = max(self.running, key=lambda running: running.order)
             self._preempt(victim, plan)
             if victim is request:
                 return False
-        self._blocks.grow(request, end)
+        self.blocks.grow(request, end)
         return True
 
     def _preempt(self, victim: ModelRequest, plan: Plan) -> None:
@@ -226,7 +173,7 @@ class StepModel:
         plan.preempted.append(victim)
         victim.move(State.WAITING)
         self.running.remove(victim)
-        self._blocks.close(victim)
+        self.blocks.close(victim)
         victim.computed = 0
         victim.preemptions += 1
         self._enqueue(victim)
@@ -239,13 +186,13 @@ class StepModel:
 
     def _admit(self, request: ModelRequest, plan: Plan) -> bool:
         """Start the head of the queue, or leave it where it is for want of blocks."""
-        hit = self._blocks.hit(request, request.tokens - 1)
-        if not self._blocks.fits(request, request.tokens, hit):
+        hit = self.blocks.hit(request, request.tokens - 1)
+        if not self.blocks.fits(request, request.tokens, hit):
             return False
         self.waiting.pop().move(State.RUNNING)
         self.running.append(request)
         tokens = min(request.tokens - hit, plan.left_tokens)
-        self._blocks.open(request, hit + tokens, hit)
+        self.blocks.open(request, hit + tokens, hit)
         request.computed = hit
         if request.preemptions == 0:
             request.cached_tokens = hit
@@ -253,7 +200,7 @@ class StepModel:
         return True
 
     def _enqueue(self, request: ModelRequest) -> None:
-        request.queued_tokens = request.tokens - self._blocks.hit(request, request.tokens - 1)
+        request.queued_tokens = request.tokens - self.blocks.hit(request, request.tokens - 1)
         self.waiting.push(request)
 
     def complete(self) -> Outcome:
@@ -270,11 +217,9 @@ class StepModel:
                 request.computed += tokens
                 if request.computed == request.tokens:
                     sampled.append(request)
-        finished = []
         for request in sampled:
             request.tokens += 1
-            if request.tokens >= request.limit_tokens:
-                finished.append(request)
+        finished = [request for request in sampled if request.tokens >= request.limit_tokens]
         self._finish(finished)
         return Outcome(sampled, finished)
 
@@ -283,7 +228,7 @@ class StepModel:
             return
         for request in finished:
             request.move(State.DONE)
-            self._blocks.close(request)
+            self.blocks.close(request)
         self.running = [request for request in self.running if request.state is State.RUNNING]
 
     # -- many steps at once
@@ -300,30 +245,24 @@ class StepModel:
         steps = min([r.limit_tokens - r.tokens for r in running])
         if left_tokens and len(self.waiting) and self._free_slots() > 0:
             head = self.waiting.peek()
-            if self._blocks.fits(head, head.tokens, self._blocks.hit(head, head.tokens - 1)):
+            if self.blocks.fits(head, head.tokens, self.blocks.hit(head, head.tokens - 1)):
                 return 0
             # It waits for blocks: only while none is taken or named is it sure to go on waiting.
             return max(0, min(steps, *[r.quiet_tokens - r.computed for r in running]))
-        return self._blocks.steps_with_room(running, steps)
+        return self.blocks.steps_with_room(running, steps)
 
     def skip(self, steps: int) -> list[ModelRequest]:
         """Take at most `quiet_steps()` steps at once. Returns those that ended with the last one."""
         self._require_boundary()
-        self._blocks.decode(self.running, steps)
-        finished = []
+        self.blocks.decode(self.running, steps)
         for request in self.running:
             request.computed += steps
             request.tokens += steps
-            if request.tokens >= request.limit_tokens:
-                finished.append(request)
+        finished = [request for request in self.running if request.tokens >= request.limit_tokens]
         self._finish(finished)
         return finished
 
     # -- what others may know
-
-    def take_changes(self) -> list[tuple[Change, list[Hashable]]]:
-        """What entered and left the prefix cache since the last call; empty unless the model was made to record."""
-        return self._blocks.take_changes()
 
     def has_work(self) -> bool:
         return bool(self.running) or len(self.waiting) > 0
@@ -337,17 +276,17 @@ class StepModel:
             queued_prefill_tokens=self.waiting.queued_tokens,
             uncached_prefill_tokens=sum(uncached) - uncached.count(1),  # one token is a decode
             context_tokens=sum([request.computed for request in self.running]),
-            free_blocks=self._blocks.free,
-            total_blocks=self._blocks.total,
+            free_blocks=self.blocks.free,
+            total_blocks=self.blocks.total,
         )
 
     def check(self) -> None:
         """Every block is accounted for, and every request is where its state says. Raises BrokenLedger."""
-        self._blocks.check([*self.running, *self.parked, *self.leased], self.pins)
+        self.blocks.check([*self.running, *self.parked, *self.guests.leased], self.guests.pins)
         for request in self.waiting.requests():
             if request.holding.blocks:
                 raise BrokenLedger(f"{request!r} waits and holds {request.holding.blocks} blocks")
-        by_state = ((State.RUNNING, self.running), (State.PARKED, self.parked), (State.LEASED, self.leased))
+        by_state = ((State.RUNNING, self.running), (State.PARKED, self.parked), (State.LEASED, self.guests.leased))
         for state, requests in by_state:
             if any(request.state is not state for request in requests):
                 raise BrokenLedger(f"not {state.value}: {requests!r}")

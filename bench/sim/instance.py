@@ -256,7 +256,7 @@ class SimInstance:
                 inbox(channel.take(self.name, load, now_s, self.report_delay_s))
 
     def _load(self) -> InstanceLoad:
-        changes = self.model.take_changes()
+        changes = self.model.blocks.take_changes()
         if changes:
             for channel in self.channels:
                 channel.changes += changes

@@ -12,30 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.bench.sim.instance import SimInstance
 from shoal.bench.sim.request import End, SimRequest
+from shoal.instance.fake_mover import sight_of
 from shoal.instance.migration import source as words
 from shoal.instance.migration.words import DISAGGREGATE, FOLLOW_S, MOVED, Ending
 from shoal.instance.model_request import ModelRequest, State
-from shoal.instance.mover import Phase, Sight
 from shoal.router.board import Order
 
 if TYPE_CHECKING:
     from shoal.bench.sim.moves import Moves
-
-PHASES = {State.WAITING: Phase.WAITING, State.RUNNING: Phase.RUNNING, State.PARKED: Phase.MOVING}
-
-
-def sight_of(model: ModelRequest, block_size: int) -> Sight:
-    return Sight(
-        engine_id=model.request_id,
-        phase=PHASES[model.state],
-        priority=model.priority,
-        prompt_tokens=model.prompt_tokens,
-        output_tokens=model.output_tokens,
-        computed_tokens=model.computed,
-        sealed_blocks=model.computed // block_size,
-        blocks=model.holding.blocks or -(-model.tokens // block_size),
-        max_new_tokens=model.limit_tokens - model.prompt_tokens,
-    )
 
 
 class Move:
@@ -150,14 +134,14 @@ class Move:
             return
         leased.tokens = model.tokens
         if self._grow(now_s, model.tokens):
-            self.target.model.seal(leased, model.computed)
+            self.target.model.guests.seal(leased, model.computed)
             held = self.target.model.hold(leased, model.computed)
             self._feed(words.Prepared() if held else words.Declined("no run slot", no_room=True), now_s)
 
     def _grow(self, now_s: float, tokens: int, then: words.Event | None = None) -> bool:
         if self._leased is None or self._leased.state is State.DONE:
             return False
-        grown = self.target.model.grow(self._leased, tokens)
+        grown = self.target.model.guests.grow(self._leased, tokens)
         if not grown:
             self._feed(words.Declined("no room", no_room=True), now_s)
         elif then is not None:
@@ -192,4 +176,4 @@ class Move:
         self.events.at(now_s + self.hop_s, lambda at_s, _: self._feed(words.Settled(committed), at_s))
 
 
-__all__ = ["Move", "sight_of"]
+__all__ = ["Move"]

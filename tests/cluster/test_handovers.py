@@ -113,7 +113,7 @@ async def test_blocks_that_the_target_has_are_not_sent():
             engine = cluster.instances[target].engine
             hashes = cluster.instances[source].engine._requests["r@1"].model.keys.first(10)[:10]
             stepper = cluster.instances[target].server.stepper
-            await asyncio.wrap_future(stepper.ask(lambda: engine._model.install(hashes)))
+            await asyncio.wrap_future(stepper.ask(lambda: engine._model.guests.install(hashes)))
             move(frontend, source, target)
             told = await moved(frontend)
             all_blocks = (len(PROMPT) + told.tokens) // 4 + 1

@@ -261,7 +261,7 @@ async def test_blocks_that_are_evicted_leave_every_index() -> None:
             peers[0].send(submit(f"r{n}", [n] * 30, max_tokens=3))
         await peers[0].until(lambda: all(peers[0].finished(f"r{n}") for n in range(12)))
         await instance.until(instance.all_free)
-        engine_has = set(instance.engine._model._blocks._cache._refs)
+        engine_has = set(instance.engine._model.blocks._cache._refs)
         for peer in peers:
             await peer.until(lambda peer=peer: peer.believed_blocks() == engine_has)
         assert len(engine_has) <= 16

@@ -232,10 +232,10 @@ def test_the_least_recently_used_content_is_evicted_tail_first() -> None:
     step(m)
     m.add(named("c", 8, "xy", new=1))
     step(m)
-    m.take_changes()
+    m.blocks.take_changes()
     m.add(named("d", 4, "q", new=1))
     step(m)
-    assert m.take_changes() == [(Change.REMOVED, ["ab"]), (Change.STORED, ["q"])]
+    assert m.blocks.take_changes() == [(Change.REMOVED, ["ab"]), (Change.STORED, ["q"])]
     e = named("e", 5, "ab", new=1)
     m.add(e)
     assert step(m) == (["e"], [])  # one token after a context: a decode to the kernels
@@ -248,11 +248,11 @@ def test_changes_tell_what_is_cached() -> None:
     for content in ("ab", "abc", "xyz", "a", "xq"):
         m.add(named(content, 4 * len(content), content, new=1))
         run_dry(m)
-        for change, keys in m.take_changes():
+        for change, keys in m.blocks.take_changes():
             cached = cached | set(keys) if change is Change.STORED else cached - set(keys)
-        assert len(cached) == m._blocks._cache.cached
-    assert m.reset_prefix_cache()
-    assert m.take_changes() == [(Change.CLEARED, [])]
+        assert len(cached) == m.blocks._cache.cached
+    assert m.blocks.reset()
+    assert m.blocks.take_changes() == [(Change.CLEARED, [])]
 
 
 def test_the_cache_is_not_cleared_while_a_request_holds_blocks() -> None:
@@ -260,22 +260,22 @@ def test_the_cache_is_not_cleared_while_a_request_holds_blocks() -> None:
     r = named("a", 8, "ab")
     m.add(r)
     step(m)
-    assert not m.reset_prefix_cache()
+    assert not m.blocks.reset()
     m.remove(r)
-    assert m.reset_prefix_cache()
+    assert m.blocks.reset()
 
 
 def test_installed_blocks_are_hit_and_do_not_exceed_the_pool() -> None:
     m = model(total_blocks=4, max_model_len=16)
-    assert m.install(["a", "ab", "abc"]) == 3
-    assert m.install(["a", "ab", "abx"]) == 1
+    assert m.guests.install(["a", "ab", "abc"]) == 3
+    assert m.guests.install(["a", "ab", "abx"]) == 1
     m.check()
     assert m.load().free_blocks == 4
     m.add(named("r", 12, "abx", new=1))
     assert step(m) == ([], [("r", 4, 8)])
 
 
-# -- removal, parking, adopting
+# -- removal, parking, taking over
 
 
 def test_a_request_removed_while_its_step_runs_gets_no_token() -> None:
@@ -303,23 +303,33 @@ def test_a_parked_request_keeps_blocks_and_slot_and_goes_on_where_it_stood() -> 
     assert step(m) == (["a"], [])
 
 
-def test_an_adopted_request_computes_one_token_and_shares_what_is_cached() -> None:
+def take_over(m: StepModel, r: ModelRequest, computed: int) -> bool:
+    """It comes with the KV of `computed` tokens, and is parked; False: there was no room."""
+    if m.lease(r, computed) is None:
+        return False
+    if not m.hold(r, computed):
+        m.remove(r)
+        return False
+    return True
+
+
+def test_a_request_taken_over_computes_one_token_and_shares_what_is_cached() -> None:
     m = model()
-    m.install(["a", "ab"])
+    m.guests.install(["a", "ab"])
     r = named("a", 10, "ab", new=5)
-    assert m.adopt(r, 9)
+    assert take_over(m, r, 9)
     m.check()
     assert (m.load().free_blocks, m.load().running) == (61, 0)
     m.unpark(r)
     assert step(m) == (["a"], [])
 
 
-def test_a_request_is_not_adopted_where_it_has_no_room() -> None:
+def test_a_request_is_not_taken_over_where_it_has_no_room() -> None:
     m = model(total_blocks=4, max_model_len=16)
     m.add(request("a", 8))
     step(m)
     r = request("b", 10)
-    assert not m.adopt(r, 9)
+    assert not take_over(m, r, 9)
     m.check()
     assert r.state is State.NEW
 
@@ -413,7 +423,7 @@ def test_blocks_are_conserved_and_each_request_gets_exactly_its_tokens(
 
 @settings(max_examples=50, deadline=None)
 @given(REQUESTS, st.data())
-def test_parking_and_adopting_anywhere_conserves_blocks_on_both_sides(asked: list, data: st.DataObject) -> None:
+def test_parking_and_taking_over_anywhere_conserves_blocks_on_both_sides(asked: list, data: st.DataObject) -> None:
     models = [model(total_blocks=40, max_model_len=52), model(total_blocks=40, max_model_len=52)]
     for number, (prompt, new, priority, _content, _at, _out) in enumerate(asked):
         models[0].add(request(str(number), prompt, new, priority=priority))
@@ -424,7 +434,7 @@ def test_parking_and_adopting_anywhere_conserves_blocks_on_both_sides(asked: lis
             r = data.draw(st.sampled_from(source.running))
             source.park(r)
             moved = request(r.request_id, r.prompt_tokens, r.limit_tokens - r.prompt_tokens, delivered=r.output_tokens)
-            if r.computed and target.adopt(moved, r.computed):
+            if r.computed and take_over(target, moved, r.computed):
                 source.remove(r)
                 target.unpark(moved)
             else:
@@ -493,5 +503,5 @@ def test_skipped_steps_take_and_name_blocks_as_single_ones_do() -> None:
 
     fast, slow = run(skip=True), run(skip=False)
     fast.check()
-    assert fast.take_changes() == slow.take_changes()
+    assert fast.blocks.take_changes() == slow.blocks.take_changes()
     assert fast.load() == slow.load()
