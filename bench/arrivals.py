@@ -8,8 +8,11 @@ n - 1 gaps.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+
+import numpy as np
 
 from shoal.proto.errors import InvalidArgument
 
@@ -71,4 +74,13 @@ def arrival_times(arrival: Arrival, rate_rps: float, count: int, rng: random.Ran
     return list(accumulate(gaps, initial=0.0)) if count > 0 else []
 
 
-__all__ = ["Arrival", "Fixed", "Gamma", "Poisson", "arrival_times", "parse_arrival"]
+def with_tide(times_s: Sequence[float], share: float, period_s: float) -> list[float]:
+    """The same arrivals with time bent so that the rate is mean x (1 - share x cos(2 pi t / period))."""
+    if not share:
+        return list(times_s)
+    bent_s = np.arange(0.0, times_s[-1] + 2 * period_s, period_s / 1000)
+    passed_s = bent_s - share * period_s / (2 * np.pi) * np.sin(2 * np.pi * bent_s / period_s)
+    return [float(at_s) for at_s in np.interp(times_s, passed_s, bent_s)]
+
+
+__all__ = ["Arrival", "Fixed", "Gamma", "Poisson", "arrival_times", "parse_arrival", "with_tide"]

@@ -43,13 +43,13 @@ from shoal.proto.errors import InvalidArgument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    _target_arguments(parser)
+    target_arguments(parser)
     _arrival_arguments(parser)
     _length_arguments(parser)
     _run_arguments(parser)
 
 
-def _target_arguments(parser: argparse.ArgumentParser) -> None:
+def target_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("whom to ask").add_mutually_exclusive_group(required=True)
     where.add_argument("--url", help="an OpenAI-compatible server, e.g. http://127.0.0.1:8000")
     where.add_argument("--grpc", metavar="HOST:PORT", help="the product's gRPC API")
@@ -176,7 +176,7 @@ def _keys(texts: Sequence[str]) -> dict[str, str]:
     return {tenant: key for tenant, key in pairs}
 
 
-async def _client(args: argparse.Namespace) -> tuple[AbstractAsyncContextManager[Client], str]:
+async def client_of(args: argparse.Namespace) -> tuple[AbstractAsyncContextManager[Client], str]:
     prompts, keys = PromptMaker(args.seed, args.vocabulary), _keys(args.key)
     if args.grpc:
         from shoal.bench.grpc_client import GrpcClient, GrpcTarget  # noqa: PLC0415 - grpc only where it is asked for
@@ -194,7 +194,7 @@ async def _run(args: argparse.Namespace, requests: Sequence[LoadRequest]) -> tup
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     deadline_s = time.perf_counter() + args.timeout
-    context, model = await _client(args)
+    context, model = await client_of(args)
     with tqdm(total=len(requests), unit="req", file=sys.stderr, mininterval=0.5) as bar:
 
         def finished(record: Record) -> None:
@@ -277,4 +277,4 @@ def _setting(args: argparse.Namespace, model: str, planned: int) -> dict[str, An
     }
 
 
-__all__ = ["add_arguments", "check", "plan", "run"]
+__all__ = ["add_arguments", "check", "client_of", "plan", "run", "target_arguments"]

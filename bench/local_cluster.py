@@ -21,7 +21,7 @@ from shoal.cluster.member import InstanceState
 from shoal.cluster.registry import MemoryRegistry
 from shoal.proto.config import ClusterConfig, parse_config
 
-START_S = 120.0
+START_S = 240.0
 VOCABULARY = 256
 
 

@@ -43,6 +43,8 @@ FULL: dict[str, Any] = {
     "seconds": 120.0,
 }
 QUICK: dict[str, Any] = {"utilisations": (0.9,), "instances": (4,), "frontends": (1,), "seeds": 2, "seconds": 30.0}
+MIGRATION = {"off": (False,), "on": (True,), "both": (False, True)}
+TABLES = {"placement_only": False, "with_migration": True}
 STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # 97.5 %, by freedom
 
 
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--seconds", type=float, help="of arrivals, in each run")
     parser.add_argument("--stale-ms", type=float, default=50.0, help="how old reports are when they arrive")
+    parser.add_argument("--migration", choices=MIGRATION, default="both", help="are requests moved once placed?")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the ranking there, as Markdown")
 
@@ -72,31 +75,43 @@ def run(args: argparse.Namespace) -> Outcome:
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         capacity = _spread(pool, "capacities", _capacity, [(setting, *fleet) for fleet in fleets])
         capacities = {(workload, instances): found for (_, workload, instances), found in capacity}
-        runs = list(_runs(args.policies, grid, capacities))
+        runs = [run for migrate in MIGRATION[args.migration] for run in _runs(args.policies, grid, capacities, migrate)]
         measured = _spread(pool, "runs", _measure, [(setting, run) for run in runs])
-    cells = summarize_cells((run, values) for (_, run), values in measured)
-    ranking, against = rank(cells), contest(cells, args.ours)
+    tables = {
+        name: summarize_cells((run, values) for (_, run), values in measured if run.migrate is migrate)
+        for name, migrate in TABLES.items()
+        if migrate in MIGRATION[args.migration]
+    }
+    rankings = {name: rank(cells) for name, cells in tables.items()}
+    against = {name: contest(cells, args.ours) for name, cells in tables.items()}
     if args.report:
-        args.report.write_text(as_markdown(ranking, len({tuple(cell["condition"].values()) for cell in cells})))
+        count = len({run.condition for run in runs})
+        args.report.write_text("\n".join(as_markdown(name, rows, count) for name, rows in rankings.items()))
     return Outcome(
         {
             "capacity_rps": {f"{workload}x{instances}": found for (workload, instances), found in capacities.items()},
             "runs": len(runs),
-            **{name: count for name, count in against.items() if name != "rows"},
-            "placement_only": {"ranking": ranking, "contest": against["rows"], "cells": cells},
-            "with_migration": "skipped: no planner moves requests in the simulator yet",
+            **{name: count for name, count in next(iter(against.values())).items() if name != "rows"},
+            **{
+                name: {"ranking": rankings[name], "contest": against[name]["rows"], "cells": cells}
+                for name, cells in tables.items()
+            },
+            "gain_of_moving": gain_of_moving(*tables.values()) if len(tables) == len(TABLES) else [],
+            "cost_of_frontends": {name: cost_of_frontends(cells) for name, cells in tables.items()},
         }
     )
 
 
-def _runs(policies: Sequence[str], grid: dict[str, Any], capacities: dict[tuple[str, int], float]) -> Iterable[Run]:
+def _runs(
+    policies: Sequence[str], grid: dict[str, Any], capacities: dict[tuple[str, int], float], migrate: bool
+) -> Iterable[Run]:
     axes = itertools.product(
         capacities.items(), grid["utilisations"], grid["frontends"], policies, range(grid["seeds"])
     )
     for ((workload, instances), capacity), utilisation, frontends, policy, seed in axes:
         if capacity <= 0:
             raise InvalidArgument("traces", limit="a workload that some rate of it can be served", given=workload)
-        yield Run(Condition(workload, instances, utilisation, frontends), policy, seed, utilisation * capacity)
+        yield Run(Condition(workload, instances, utilisation, frontends), policy, seed, utilisation * capacity, migrate)
 
 
 def _spread(
@@ -163,9 +178,39 @@ def rank(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["relative_goodput"])
 
 
-def as_markdown(ranking: Sequence[dict[str, Any]], conditions: int) -> str:
+def gain_of_moving(placed: Sequence[dict[str, Any]], moved: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per condition and policy: p99 TTFT without moves over that with them, of the policy itself and of the best
+    other one without."""
+    without = {(*cell["condition"].values(), cell["policy"]): cell["ttft_ms_p99"]["mean"] for cell in placed}
+    rows = []
+    for cell in moved:
+        condition, ours_ms = tuple(cell["condition"].values()), max(cell["ttft_ms_p99"]["mean"], 1e-9)
+        here = {policy: ms for (*where, policy), ms in without.items() if (*where,) == condition}
+        others_ms = [ms for policy, ms in here.items() if policy != cell["policy"]]
+        rows.append(
+            {
+                "condition": cell["condition"],
+                "policy": cell["policy"],
+                "over_itself": here[cell["policy"]] / ours_ms,
+                "over_best_other": min(others_ms, default=math.nan) / ours_ms,
+            }
+        )
+    return rows
+
+
+def cost_of_frontends(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per condition and policy: p99 TTFT with several frontends over that with one."""
+    ttft_ms = {(Condition(**cell["condition"]), cell["policy"]): cell["ttft_ms_p99"]["mean"] for cell in cells}
+    return [
+        {"condition": condition._asdict(), "policy": policy, "over_one": ms / max(alone_ms, 1e-9)}
+        for (condition, policy), ms in ttft_ms.items()
+        if condition.frontends > 1 and (alone_ms := ttft_ms.get((condition._replace(frontends=1), policy)))
+    ]
+
+
+def as_markdown(table: str, ranking: Sequence[dict[str, Any]], conditions: int) -> str:
     head = (
-        f"Policies by goodput relative to the best one of each of {conditions} conditions; placement only.\n\n"
+        f"Policies by goodput relative to the best one of each of {conditions} conditions: {table}.\n\n"
         "| policy | goodput | goodput, worst condition | p99 TTFT |\n|---|---|---|---|\n"
     )
     rows = (

@@ -13,19 +13,28 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shoal.bench.sim.build import build
+from shoal.bench.sim.build import build, build_planners, step_times
 from shoal.bench.sim.config import SimConfig, parse_sim_config
 from shoal.bench.sim.results import Slo, summarize
 from shoal.bench.sim.sampler import Sampler
-from shoal.bench.sim.step_times import step_time
 from shoal.router.place import Policy
 
 JUDGE, KEPT_SHARE = "least_work", 0.95
-STEP_TIME, OVERHEAD_MS = "llama-3.1-8b/h100/tp1", 3.0
-BLOCK_SIZE, TOTAL_BLOCKS = 64, 7_000
+OVERHEAD_MS = 3.0
+LARGE_CARD = {"step_time": "llama-3.1-8b/h100/tp1", "block_size": 64, "total_blocks": 7_000}
+SMALL_CARD = {"step_time": "llama-3.1-8b/rtx-4090/tp1/layers", "block_size": 16, "total_blocks": 2_600}  # 24 GB
 SEED_APART_S = 150.0  # between the windows of two seeds
 SCORE_SEEDS = 100_000  # apart from those of training
 WINDOW_S = 1_300.0  # of a trace, at most
+HEAVY_TAIL = {
+    "arrival": "gamma:2",
+    "input_tokens": 1_000,
+    "input_sigma": 1.4,
+    "output_tokens": 400,
+    "output_sigma": 1.4,
+    "max_input_tokens": 16_000,
+    "max_output_tokens": 8_000,
+}
 CALLS_PER_SESSION = 8.4  # of the generated agents: 6 turns, a tenth of which fan out into 4
 
 
@@ -46,7 +55,11 @@ class Generated(NamedTuple):
     """Sessions of agents."""
 
 
-Source = TraceFile | ServegenFiles | Generated
+class HeavyTailed(NamedTuple):
+    """Drawn lengths with a heavy tail, in bursts, on a card whose memory holds some twenty of the mean."""
+
+
+Source = TraceFile | ServegenFiles | Generated | HeavyTailed
 
 WORKLOADS: dict[str, Source] = {
     "azure-code": TraceFile("azure_llm_2023_code_0-35min.csv.gz", 3.18, 2100.0),
@@ -55,6 +68,7 @@ WORKLOADS: dict[str, Source] = {
     "servegen-m-large": ServegenFiles("servegen_m-large_day1_0-12h_top20"),
     "servegen-deepseek-r1": ServegenFiles("servegen_deepseek-r1_day0_0-12h_top15"),
     "agents": Generated(),
+    "heavy-tailed": HeavyTailed(),
 }
 
 
@@ -66,12 +80,13 @@ class Condition(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One simulation."""
+    """One simulation. `migrate`: requests move while they run or wait."""
 
     condition: Condition
     policy: str
     seed: int
     rate_rps: float
+    migrate: bool = False
 
 
 class Part(Enum):
@@ -100,9 +115,8 @@ def measure(setting: Setting, run: Run) -> dict[str, float]:
 def summary_of(config: SimConfig, policy: Policy | None = None) -> dict[str, float]:
     """`policy`: instead of the one that the configuration names."""
     simulation, sampler = build(config, policy), Sampler()
-    results = simulation.run([sampler])
-    slo = Slo(step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms))
-    summary = summarize(results, slo)
+    results = simulation.run([sampler, *build_planners(config)])
+    summary = summarize(results, Slo(step_times(config)))
     return {name: float(summary[name]) for name in METRICS if name in summary} | {
         "max_over_mean": sampler.max_over_mean()
     }
@@ -118,6 +132,7 @@ METRICS = (
     "e2e_ms_mean",
     "hit_rate",
     "preemptions",
+    "moves",
     "max_over_mean_requests",
 )
 
@@ -158,12 +173,11 @@ def config_of(setting: Setting, run: Run) -> SimConfig:
         "instances": condition.instances,
         "frontends": condition.frontends,
         "policy": run.policy,
-        "step_time": STEP_TIME,
         "overhead_ms": OVERHEAD_MS,
-        "block_size": BLOCK_SIZE,
-        "total_blocks": TOTAL_BLOCKS,
         "predict_lengths": True,
         "report_delay_s": setting.stale_s,
+        "migration": {} if run.migrate else None,
+        **(SMALL_CARD if condition.workload == "heavy-tailed" else LARGE_CARD),
     }
     return parse_sim_config(tree)
 
@@ -186,6 +200,9 @@ def workload_of(setting: Setting, source: Source, run: Run) -> dict[str, Any]:
         case Generated():
             sessions = math.ceil(requests / CALLS_PER_SESSION)
             return {"kind": "agents", "sessions": sessions, "sessions_per_s": rate_rps / CALLS_PER_SESSION}
+        case HeavyTailed():
+            size = {"requests": math.ceil(requests), "rate_rps": rate_rps}
+            return {"kind": "synthetic", **size, **HEAVY_TAIL}
 
 
 def _share(part: Part) -> float:

@@ -19,13 +19,12 @@ from typing import Any
 from tqdm import tqdm
 
 from shoal.bench.outcome import Outcome
-from shoal.bench.sim.build import build, build_moves
+from shoal.bench.sim.build import build, build_planners, step_times
 from shoal.bench.sim.config import load_sim_config
 from shoal.bench.sim.page import write_page
 from shoal.bench.sim.results import Slo, summarize
 from shoal.bench.sim.sampler import Sampler
 from shoal.bench.sim.simulation import Simulation
-from shoal.bench.sim.step_times import step_time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     config = load_sim_config(args.config)
-    simulation, sampler, moves = build(config), Sampler(), build_moves(config)
-    slo = Slo(step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms))
+    simulation, sampler, planners = build(config), Sampler(), build_planners(config)
+    slo = Slo(step_times(config))
     began_s = time.perf_counter()
     with tqdm(total=simulation.workload.total, unit="request", file=sys.stderr) as bar, _no_collector():
-        results = simulation.run([sampler, *moves], progress=bar.update)
+        results = simulation.run([sampler, *planners], progress=bar.update)
     wall_s = time.perf_counter() - began_s
     summary = summarize(results, slo) | _of_the_fleet(simulation, sampler)
-    for plugin in moves:
+    for plugin in planners:
         summary |= plugin.summary()
     if args.html:
         title = f"{config.policy} over {config.instances} instances, {config.workload.kind}"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from shoal.bench.sim.config import SimConfig
 from shoal.bench.sim.links import Links
 from shoal.bench.sim.moves import Moves
 from shoal.bench.sim.roles import Roles
+from shoal.bench.sim.scaler import Scaler
 from shoal.bench.sim.simulation import Simulation
 from shoal.bench.sim.step_times import catalogue, step_time
 from shoal.bench.sim.workloads import build_workload
 from shoal.instance.migration.budget import BudgetLimits
 from shoal.instance.step_model import StepModel
-from shoal.instance.step_time import StepWork
-from shoal.proto.config import DisaggregationConfig
+from shoal.instance.step_time import StepTime, StepWork
+from shoal.proto.config import DisaggregationConfig, MigrationConfig
 from shoal.router.contract import InstanceInfo, Role
 from shoal.router.foreseer import Foreseer
 from shoal.router.foresight import Foresight, StepCoefficients
@@ -36,12 +39,26 @@ def build(config: SimConfig, policy: Policy | None = None) -> Simulation:
         fast=config.fast_forward,
         foreseer=lambda: _foreseer(config),
     )
-    times = step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms)
+    times = step_times(config)
     for frontend in simulation.frontends:
         frontend.view.split_from_tokens = config.split_from_tokens
     for number in range(config.instances):
         simulation.join(*fleet_member(config, f"i{number}", _role(config, number)), times)
     return simulation
+
+
+def build_planners(config: SimConfig) -> list[Moves | Scaler]:
+    """The plug-ins that move requests, and that change the fleet, as far as wanted."""
+    planners: list[Moves | Scaler] = [*build_moves(config)]
+    if config.scaling is not None:
+        headroom_tokens = (config.migration or MigrationConfig()).headroom_tokens
+        make = partial(fleet_member, config)
+        planners.append(Scaler(config.scaling, make, step_times(config), config.start_s, headroom_tokens))
+    return planners
+
+
+def step_times(config: SimConfig) -> StepTime:
+    return step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms)
 
 
 def build_moves(config: SimConfig) -> list[Moves]:
@@ -61,8 +78,7 @@ def build_moves(config: SimConfig) -> list[Moves]:
 def build_roles(config: SimConfig, moves: Moves) -> Roles:
     """The plug-in that changes roles by load."""
     rules = DisaggregationConfig(patience_s=config.role_patience_s, cooldown_s=config.role_cooldown_s)
-    times = step_time(config.step_time, form=config.form, overhead_ms=config.overhead_ms)
-    return Roles(rules, moves, lone_step_s=times.step_ms(StepWork(decodes=1)) / 1e3)
+    return Roles(rules, moves, lone_step_s=step_times(config).step_ms(StepWork(decodes=1)) / 1e3)
 
 
 def _role(config: SimConfig, number: int) -> Role:
@@ -90,4 +106,4 @@ def fleet_member(config: SimConfig, name: str, role: Role = Role.MIXED) -> tuple
     return InstanceInfo(name, role, **sizes), model
 
 
-__all__ = ["build", "build_moves", "build_roles", "fleet_member"]
+__all__ = ["build", "build_moves", "build_planners", "build_roles", "fleet_member", "step_times"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from shoal.proto.config import AdmissionConfig, MigrationConfig, PositiveFloat, PositiveInt, Section
+from shoal.proto.config import AdmissionConfig, MigrationConfig, PositiveFloat, PositiveInt, ScalingConfig, Section
 from shoal.proto.errors import InvalidArgument
 
 
@@ -46,6 +46,8 @@ class SyntheticConfig(Rows):
     requests: PositiveInt = 1000
     rate_rps: PositiveFloat = 10.0
     arrival: str = Field("poisson", description="poisson, fixed or gamma:CV")
+    tide: float = Field(0.0, ge=0, lt=1, description="the rate rises and falls by this share of its mean")
+    tide_s: PositiveFloat = 600.0
     input_tokens: PositiveInt = 665
     input_sigma: float = Field(0.8, ge=0, description="above 0: log-normal with the mean given")
     output_tokens: PositiveInt = 148
@@ -116,6 +118,8 @@ class SimConfig(Section):
     kv_bytes_per_token: PositiveInt = 131_072
     in_flight_bytes: PositiveInt = Field(16 << 20, description="of all moves out of one instance")
     link_bytes_per_s: PositiveFloat = Field(10e9, description="of each instance, out and in")
+    scaling: ScalingConfig | None = Field(None, description="the fleet grows and shrinks by these; null: it stays")
+    start_s: PositiveFloat = Field(20.0, description="until a new instance serves")
     fast_forward: bool = Field(True, description="false: every step is an event")
     admission: AdmissionConfig = AdmissionConfig(max_requests=100_000, max_queued_tokens=1_000_000_000)
 

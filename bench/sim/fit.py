@@ -52,9 +52,14 @@ def read_table(path: Path, where: Mapping[str, str] | None = None) -> list[Measu
 
 def _measured(number: int, row: Mapping[str, str]) -> Measured:
     try:
-        tokens, context, decodes, each, ms = (float(row.get(name) or row[OTHER_NAMES[name]]) for name in COLUMNS)
+        values = [float(row.get(name) or row[OTHER_NAMES[name]]) for name in COLUMNS]
     except (KeyError, TypeError, ValueError) as exc:
         raise InvalidArgument(f"table line {number}", limit=f"columns {', '.join(COLUMNS)}", given=str(exc)) from None
+    return measured_of(*values)
+
+
+def measured_of(tokens: float, context: float, decodes: float, each: float, ms: float) -> Measured:
+    """In the order of COLUMNS: one prompt's chunk after its context, and decodes with a context each."""
     pairs = tokens * context + tokens**2 / 2
     return Measured(StepWork(int(tokens), pairs, int(decodes), int(decodes * each)), ms)
 
@@ -121,4 +126,4 @@ def _least_squares(a: Any, b: Any) -> list[float]:
         free &= x > 0
 
 
-__all__ = ["COLUMNS", "FITS", "Fit", "Measured", "fit_hinge", "fit_linear", "fit_table", "read_table"]
+__all__ = ["COLUMNS", "FITS", "Fit", "Measured", "fit_hinge", "fit_linear", "fit_table", "measured_of", "read_table"]

@@ -52,7 +52,7 @@ class SimFrontend:
         self.block_size, self.send, self.abandon, self.ended = block_size, send, abandon, ended
         self.view, self.admission, self.foreseer = ClusterView(), AdmissionQueue(limits), foreseer
         self.view.foresight = foreseer.foresight
-        self.requests: dict[str, SimRequest] = {}
+        self.requests: dict[str, tuple[SimRequest, RouteRequest]] = {}
         self.pairs = Pairs()
         self.plan_move: PlanMove | None = None  # where requests can be handed over
         self.inbox: deque[Report] = deque()
@@ -64,12 +64,13 @@ class SimFrontend:
         self.catch_up(now_s)
         request.frontend = self.number
         try:
-            self.admission.offer(self.foreseer.predicted(self._route(request)), now_s)
+            route = self.foreseer.predicted(self._route(request))
+            self.admission.offer(route, now_s)
         except Overloaded:
             return self.ended(request, End.OVERLOADED, now_s)
         except InvalidArgument:
             return self.ended(request, End.REFUSED, now_s)
-        self.requests[request.request_id] = request
+        self.requests[request.request_id] = request, route
         self._pump(now_s)
 
     def _route(self, request: SimRequest) -> RouteRequest:
@@ -110,15 +111,16 @@ class SimFrontend:
         for request_id in report.ended:
             self.pairs.over(request_id)
             view.finish(request_id)
-            self._learn(self.requests.pop(request_id, None))
+            self._learn(request_id)
         view.observe(report.instance, report.load, at_s)
         for change, names in report.changes:
             view.block_changes(report.instance, change.value, names)  # type: ignore[arg-type]
 
-    def _learn(self, request: SimRequest | None) -> None:
-        if request is not None:
+    def _learn(self, request_id: str) -> None:
+        if request_id in self.requests:
+            request, route = self.requests.pop(request_id)
             over = request.output_tokens < request.max_new_tokens
-            self.foreseer.ended(self._route(request), request.output_tokens, over=over)
+            self.foreseer.ended(route, request.output_tokens, over=over)
             self.view.foresight = self.foreseer.foresight
 
     # -- placement
@@ -131,7 +133,7 @@ class SimFrontend:
                     self._place(route, placement, now_s)
                 case Rejection():
                     self.admission.withdraw(route.request_id, now_s)
-                    self.ended(self.requests.pop(route.request_id), End.REFUSED, now_s)
+                    self.ended(self.requests.pop(route.request_id)[0], End.REFUSED, now_s)
                 case Wait(holds_up=True):
                     break
         self._set_tick(now_s)
@@ -139,7 +141,7 @@ class SimFrontend:
     def _place(self, route: RouteRequest, placement: Placement, now_s: float) -> None:
         self.admission.take(route.request_id)
         self.view.book(route, placement, now_s)
-        request = self.requests[route.request_id]
+        request, _ = self.requests[route.request_id]
         request.instance, request.placed_s = placement.instance, now_s
         self.send(request, now_s)
         if self.plan_move is not None:
@@ -150,7 +152,8 @@ class SimFrontend:
     def hand_over(self, request: SimRequest, target: str, tokens: int, cached_tokens: int, now_s: float) -> None:
         """It has moved: from now on it counts there."""
         self.catch_up(now_s)
-        route = replace(self._route(request), context_tokens=tokens)
+        _, route = self.requests[request.request_id]
+        route = replace(route, context_tokens=tokens)
         self.view.book(route, Placement(target, cached_tokens), now_s)
         request.instance = target
 
@@ -176,7 +179,7 @@ class SimFrontend:
         for request_id in self.admission.expire(now_s):
             self.pairs.over(request_id)
             self.view.finish(request_id)
-            request = self.requests.pop(request_id)
+            request, _ = self.requests.pop(request_id)
             self.abandon(request, now_s)
             self.ended(request, End.EXPIRED, now_s)
         self._pump(now_s)

@@ -10,22 +10,19 @@ from collections import Counter, deque
 from typing import Any
 
 from shoal.bench import stats
-from shoal.bench.sim.instance import SimInstance
-from shoal.bench.sim.move import Move, sight_of
+from shoal.bench.sim.move import Move
+from shoal.bench.sim.picture import host_of
 from shoal.bench.sim.request import SimRequest
 from shoal.bench.sim.simulation import Simulation
 from shoal.instance.migration.budget import BudgetLimits
 from shoal.instance.migration.words import DISAGGREGATE, MOVED, Ending
-from shoal.instance.model_request import ModelRequest
-from shoal.instance.step_time import StepWork
 from shoal.proto.config import MigrationConfig
 from shoal.router.board import Costs, Order
-from shoal.router.fleet import Host, Job, Phase
+from shoal.router.fleet import Host
 from shoal.router.rebalance import plan
 
 PLAN_S = 0.1
 SETTLE_S = 0.3
-PROBE_TOKENS = 512  # a prefill of this size tells the price of one token
 
 
 class Moves:
@@ -99,44 +96,9 @@ class Moves:
         spread = {f"pause_ms_p{percent}": stats.percentile(pauses_ms, percent) for percent in (50, 99)}
         return {"moves_by_ending": table, **spread, "moved_bytes": self.simulation.links.carried_bytes}
 
-    # -- the planner's picture
-
     def hosts(self, now_s: float) -> list[Host]:
-        return [self._host(instance, now_s) for instance in self.simulation.instances.values()]
-
-    def _host(self, instance: SimInstance, now_s: float) -> Host:
-        instance.catch_up(now_s)
-        load = instance.model.load()
-        probe = StepWork(PROBE_TOKENS, PROBE_TOKENS**2 / 2)
-        return Host(
-            id=instance.name,
-            block_size=self.block_size,
-            total_blocks=load.total_blocks,
-            free_blocks=load.free_blocks,
-            jobs=tuple([self._job(request, model, now_s) for request, model in instance.requests.values()]),
-            max_running=instance.model.max_num_seqs,
-            step_s=instance.step_ms / 1000,
-            prefill_s_per_token=instance.step_time.step_ms(probe) / 1000 / PROBE_TOKENS,
-            draining=instance.draining,
-            role=instance.role,
-        )
-
-    def _job(self, request: SimRequest, model: ModelRequest, now_s: float) -> Job:
-        sight = sight_of(model, self.block_size)
-        rests = self._resting.get(request.request_id, 0.0) > now_s
-        return Job(
-            request.request_id,
-            phase=Phase(sight.phase.value),
-            blocks=sight.blocks,
-            prompt_tokens=sight.prompt_tokens,
-            output_tokens=sight.output_tokens,
-            computed_tokens=sight.computed_tokens,
-            max_new_tokens=request.max_new_tokens,
-            priority=request.priority,
-            age_s=now_s - request.since_s,
-            moves=request.moves,
-            unmovable="its last move failed a moment ago" if rests else "",
-        )
+        """The planner's picture."""
+        return [host_of(instance, now_s, self._resting) for instance in self.simulation.instances.values()]
 
 
 __all__ = ["Moves"]

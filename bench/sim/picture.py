@@ -31,6 +31,7 @@ def host_of(instance: SimInstance, now_s: float, resting: Mapping[str, float]) -
         step_s=instance.step_ms / 1000,
         prefill_s_per_token=instance.step_time.step_ms(PROBE) / 1000 / PROBE_TOKENS,
         draining=instance.draining,
+        role=instance.role,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from shoal.bench.arrivals import arrival_times, parse_arrival
+from shoal.bench.arrivals import arrival_times, parse_arrival, with_tide
 from shoal.bench.servegen import draw_rows, read_clients
 from shoal.bench.sim.agents import Agents, AgentShape
 from shoal.bench.sim.config import AgentsConfig, ServegenConfig, SimConfig, SyntheticConfig, TraceConfig
@@ -112,6 +112,7 @@ def _copies(rows: list[TraceRow], copies: int, rng: Random) -> list[TraceRow]:
 
 def _synthetic_rows(wanted: SyntheticConfig, rng: Random) -> list[TraceRow]:
     times_s = arrival_times(parse_arrival(wanted.arrival), wanted.rate_rps, wanted.requests, rng)
+    times_s = with_tide(times_s, wanted.tide, wanted.tide_s)
     inputs = _length(wanted.input_tokens, wanted.input_sigma, wanted.max_input_tokens)
     return synthetic_rows(
         times_s, inputs, _length(wanted.output_tokens, wanted.output_sigma, wanted.max_output_tokens), rng

@@ -1,9 +1,10 @@
+import math
 import random
 from itertools import pairwise
 
 import pytest
 
-from shoal.bench.arrivals import Fixed, Gamma, Poisson, arrival_times, parse_arrival
+from shoal.bench.arrivals import Fixed, Gamma, Poisson, arrival_times, parse_arrival, with_tide
 from shoal.bench.stats import deviation, mean
 from shoal.proto.errors import InvalidArgument
 
@@ -38,3 +39,11 @@ def test_nonsense_is_refused(text):
 def test_a_rate_of_zero_is_refused():
     with pytest.raises(InvalidArgument, match="rate"):
         arrival_times(Poisson(), 0, 5, random.Random(0))
+
+
+def test_a_tide_moves_arrivals_from_low_water_to_high_and_keeps_their_number():
+    bent = with_tide([tenth / 10 for tenth in range(10_001)], 0.5, 100.0)
+    assert bent == sorted(bent) and len(bent) == 10_001
+    assert bent[10_000] == pytest.approx(1000.0, abs=0.1)
+    high = sum(25 <= at_s % 100 < 75 for at_s in bent)  # the mean of the cosine over half a wave is 2 / pi
+    assert high / (10_001 - high) == pytest.approx((1 + 1 / math.pi) / (1 - 1 / math.pi), rel=0.02)

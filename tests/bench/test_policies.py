@@ -42,7 +42,24 @@ def test_ranking_is_relative_to_the_best_of_each_condition():
         {"policy": "y", "relative_goodput": 0.9, "worst_relative_goodput": 0.8, "relative_ttft_p99": 2**0.5}
     )
     assert second["policy"] == "x" and second["relative_goodput"] == 0.75
-    assert "| `y` | 0.900 | 0.800 | 1.41 x |" in policies.as_markdown([first, second], 2)
+    assert "| `y` | 0.900 | 0.800 | 1.41 x |" in policies.as_markdown("placement_only", [first, second], 2)
+
+
+def test_moving_gains_on_its_own_policy_and_on_the_best_other():
+    placed = [(Run(HERE, "x", 0, 1.0), values(1.0, 400.0)), (Run(HERE, "y", 0, 1.0), values(1.0, 200.0))]
+    moved = [(Run(HERE, "x", 0, 1.0, migrate=True), values(1.0, 100.0))]
+    [gain] = policies.gain_of_moving(*map(policies.summarize_cells, (placed, moved)))
+    assert (gain["policy"], gain["over_itself"], gain["over_best_other"]) == ("x", 4.0, 2.0)
+
+
+def test_more_frontends_are_compared_with_one_of_the_same_condition():
+    runs = [
+        (Run(HERE, "x", 0, 1.0), values(1.0, 100.0)),
+        (Run(HERE._replace(frontends=4), "x", 0, 1.0), values(1.0, 110.0)),
+        (Run(THERE._replace(frontends=4), "x", 0, 1.0), values(1.0, 999.0)),
+    ]
+    [cost] = policies.cost_of_frontends(policies.summarize_cells(runs))
+    assert cost["condition"]["workload"] == "a" and cost["over_one"] == pytest.approx(1.1)
 
 
 @pytest.mark.parametrize("limit", [1.0, 40.0, 900.0])
@@ -107,8 +124,9 @@ def test_small_grid_end_to_end(tmp_path, monkeypatch):
     size = ("--instances", "2", "--frontends", "1", "2", "--seeds", "1", "--seconds", "2")
     report = tmp_path / "ranking.md"
     result = policies.run(args("--traces", str(tmp_path), *grid, *size, "--report", str(report))).result
-    assert result["runs"] == 4
+    assert result["runs"] == 8
     assert result["capacity_rps"]["agentsx2"] > 0
+    assert len(result["gain_of_moving"]) == 4 and len(result["cost_of_frontends"]["with_migration"]) == 2
     table = result["placement_only"]
     assert {row["policy"] for row in table["ranking"]} == {"random", "prefix_least_work"}
     assert [cell["slo_met_share"]["mean"] for cell in table["cells"]] == [1.0] * 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.bench.sim.build import build, build_moves
+from shoal.bench.sim.build import build, build_planners
 from shoal.bench.sim.config import SimConfig
 from shoal.bench.sim.request import End
 
@@ -30,7 +30,7 @@ CROWDED = {
 
 def run(**changes):
     config = SimConfig(**{**CROWDED, **changes})
-    simulation, moves = build(config), build_moves(config)
+    simulation, moves = build(config), build_planners(config)
     return simulation, simulation.run(moves), moves
 
 
