@@ -75,10 +75,10 @@ class GrpcClient:
         try:
             await self._read(record, call)
         except grpc.aio.AioRpcError as exc:
+            record.retry_after_s = _retry_after_s(exc)
             retry = record.retries < self.target.max_retries and not record.chunk_s and exc.code() in RETRYABLE
-            wait_s = _retry_after_s(exc) if retry else None
-            if wait_s is not None:
-                return wait_s
+            if retry and record.retry_after_s is not None:
+                return record.retry_after_s
             _fail(record, exc, self.target.request_timeout_s)
         finally:
             call.cancel()
@@ -132,7 +132,7 @@ def _fail(record: Record, error: grpc.aio.AioRpcError, limit_s: float) -> None:
 
 def _retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
     for name, value in error.trailing_metadata() or ():
-        if name == "retry-after":
+        if name == "retry-after-s":
             try:
                 return max(0.0, float(value))
             except ValueError:

@@ -91,7 +91,8 @@ class HttpClient:
                 await self._read(record, reply)
                 return None
             text = (await reply.content.read(2000)).decode(errors="replace")
-            wait_s = _retry_after_s(reply) if record.retries < self.target.max_retries else None
+            record.retry_after_s = _retry_after_s(reply)
+            wait_s = record.retry_after_s if record.retries < self.target.max_retries else None
             if wait_s is None:
                 record.fail(time.perf_counter(), f"http_{reply.status}", text)
             return wait_s

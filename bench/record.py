@@ -50,6 +50,7 @@ class Record:
     cached_tokens: int = 0
     instance: str = ""
     retries: int = 0
+    retry_after_s: float | None = None  # as the last refusal said
 
     @property
     def output_tokens(self) -> int:

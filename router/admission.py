@@ -8,8 +8,10 @@ Owns every request between its arrival and its first token, and promises: at mos
   QUEUED   offer, readmit          PLACED, or out: withdrawn, past its deadline, no instance for too long
   PLACED   take                    out: started, withdrawn, past its deadline; back to QUEUED: readmit
 
-Served by priority, then arrival. A request that was accepted once is never refused by its own return (`readmit`): what
-already streams was let in before, so the bound may be passed by as much as ran on an instance that died.
+Served by priority, then arrival. Who would wait past its deadline by all that is known of late is refused at once, with
+the time after which to come again: its client loses nothing by it, and nobody else waits behind it. A request that was
+accepted once is never refused by its own return (`readmit`): what already streams was let in before, so the bound may
+be passed by as much as ran on an instance that died.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import DeadlinePassed, InvalidArgument, NotFound, Overloaded, Unavailable
 from shoal.router.contract import RouteRequest
+from shoal.router.wait_forecast import WaitForecast
 
 _RATE_WINDOW_S = 10.0
 _RATE_SAMPLES = 1024
@@ -37,6 +40,7 @@ class _Entry:
     key: _Key
     queued_s: float
     deadline_s: float
+    ahead: int
     placed: bool = False
 
 
@@ -47,13 +51,17 @@ class AdmissionQueue:
         self._config = config
         self._entries: dict[str, _Entry] = {}
         self._order: list[tuple[_Key, str]] = []
+        self._ranks: list[_Key] = []
+        self._forecast = WaitForecast()
         self._tokens = 0
         self._serial = 0
         self._empty_since_s: float | None = None
         self._departures: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
 
     def offer(self, request: RouteRequest, now_s: float) -> None:
-        """Raises Overloaded when there is no room, InvalidArgument when there never will be or the id is in use."""
+        """Raises Overloaded when there is no room or no hope of a first token within its deadline, InvalidArgument when
+        there never will be room or the id is in use.
+        """
         if request.request_id in self._entries:
             raise InvalidArgument("request_id", limit="not in use", given=request.request_id)
         limit = self._config.max_queued_tokens
@@ -62,6 +70,7 @@ class AdmissionQueue:
         self._refuse_if_full(request, now_s)
         named = request.deadline_s != float("inf")
         deadline_s = request.deadline_s if named else request.arrived_s + self._config.default_deadline_s
+        self._refuse_if_late(request, deadline_s, now_s)
         self._enter(request, deadline_s, now_s)
 
     def readmit(self, request: RouteRequest, now_s: float) -> None:
@@ -91,7 +100,9 @@ class AdmissionQueue:
 
     def started(self, request_id: str, now_s: float) -> None:
         """Its first token came. Unknown ids are ignored: every request starts again after each hand-over."""
-        self._depart(request_id, now_s)
+        entry = self._entries.get(request_id)
+        if entry is not None and self._depart(request_id, now_s):
+            self._forecast.started(entry.ahead, now_s - entry.queued_s, now_s)
 
     def withdraw(self, request_id: str, now_s: float) -> bool:
         """Its client left, or it ended before its first token. True if it was here."""
@@ -137,6 +148,7 @@ class AdmissionQueue:
         return self._tokens
 
     def check(self) -> None:
+        assert self._ranks == sorted(e.key for e in self._entries.values())
         assert self._tokens == sum(e.request.context_tokens for e in self._entries.values())
         assert self._order == sorted((e.key, i) for i, e in self._entries.items() if not e.placed)
 
@@ -151,6 +163,16 @@ class AdmissionQueue:
             f"(limit {config.max_queued_tokens}), given 1 request of {request.context_tokens} tokens",
             retry_after_s=self._retry_after_s(over_requests, over_tokens, now_s),
         )
+
+    def _refuse_if_late(self, request: RouteRequest, deadline_s: float, now_s: float) -> None:
+        ahead = bisect_left(self._ranks, (request.priority, request.arrived_s, self._serial + 1))
+        wait_s = self._forecast.wait_s(ahead, now_s)
+        if wait_s is not None and now_s + wait_s > deadline_s:
+            over_s = now_s + wait_s - deadline_s
+            raise Overloaded(
+                f"its first token would come in about {wait_s:.1f} s, {over_s:.1f} s past its deadline",
+                retry_after_s=min(max(over_s, _RETRY_S[0]), _RETRY_S[1]),
+            )
 
     def _retry_after_s(self, over_requests: int, over_tokens: int, now_s: float) -> float:
         """Until that much has left, at the rate of the last seconds."""
@@ -169,7 +191,9 @@ class AdmissionQueue:
 
     def _enter(self, request: RouteRequest, deadline_s: float, now_s: float) -> None:
         self._serial += 1
-        entry = _Entry(request, (request.priority, request.arrived_s, self._serial), now_s, deadline_s)
+        key = (request.priority, request.arrived_s, self._serial)
+        entry = _Entry(request, key, now_s, deadline_s, bisect_left(self._ranks, key))
+        insort(self._ranks, key)
         self._entries[request.request_id] = entry
         insort(self._order, (entry.key, request.request_id))
         self._tokens += request.context_tokens
@@ -184,6 +208,7 @@ class AdmissionQueue:
 
     def _remove(self, entry: _Entry) -> None:
         del self._entries[entry.request.request_id]
+        del self._ranks[bisect_left(self._ranks, entry.key)]
         self._tokens -= entry.request.context_tokens
         if not entry.placed:
             self._unqueue(entry)

@@ -26,7 +26,7 @@ class FakeInference(stubs.InferenceServicer):
         self.metadata = dict(context.invocation_metadata())
         if self.refusals:
             self.refusals -= 1
-            context.set_trailing_metadata((("retry-after", "0"),))
+            context.set_trailing_metadata((("retry-after-s", "0"),))
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "later")
         due = request.sampling.max_tokens
         try:

@@ -202,3 +202,15 @@ def test_any_history_keeps_the_sums_and_everybody_leaves_in_the_end(history):
         queue.check()
     queue.expire(now_s + 61)
     assert (len(queue), queue.tokens, queue.next()) == (0, 0, None)
+
+
+def test_who_would_wait_past_its_deadline_is_refused_at_once_with_the_time_to_come_again():
+    crowd = [request(f"r{n}", 1) for n in range(10)]
+    queue = queue_of(*crowd, max_requests=100)
+    queue.started("r9", 5.0)  # nine were ahead of it: two are served per second
+    with pytest.raises(Overloaded, match=r"about 5\.0 s, 2\.0 s past its deadline") as refused:
+        queue.offer(request("hopeless", arrived_s=5.0, deadline_s=8.0), 5.0)
+    assert refused.value.retry_after_s == 2.0
+    queue.offer(request("patient", arrived_s=5.0, deadline_s=10.0), 5.0)
+    queue.offer(request("urgent", arrived_s=5.0, deadline_s=6.0, priority=-1), 5.0)  # nobody is ahead of it
+    assert ids(queue)[0] == "urgent" and "hopeless" not in ids(queue)
