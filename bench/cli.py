@@ -40,6 +40,7 @@ BENCHES = {
     "rebalance": ("shoal.bench.rebalance", "round robin, least work, and least work with migration, near capacity"),
     "priority": ("shoal.bench.priority", "the high class under load: idle, without priorities, with them"),
     "disagg": ("shoal.bench.disagg", "prefill and decode apart, or adaptively, against chunked prefill; simulated"),
+    "overload": ("shoal.bench.overload", "several times what the cluster can do: goodput left, and every refusal"),
     "drain": ("shoal.bench.drain", "empty loaded instances by migration: failed requests, and how long it takes"),
 }
 
