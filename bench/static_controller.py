@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from shoal.cluster.router_desk import RouterDesk
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
 
@@ -21,6 +22,7 @@ class StaticController(rpc.ControllerServicer):
         self.membership = pb.Membership(version=0)
         self.frontends: dict[str, pb.FrontendInfo] = {}
         self.changed = asyncio.Condition()
+        self.desk = RouterDesk()
         self.server: Any = None
         self.address = ""
 
@@ -33,8 +35,14 @@ class StaticController(rpc.ControllerServicer):
 
     async def set_members(self, members: list[pb.Member]) -> None:
         async with self.changed:
-            self.membership = pb.Membership(version=self.membership.version + 1, instances=members)
+            version = self.membership.version + 1
+            self.membership = pb.Membership(version=version, instances=members, router=self.desk.wanted)
             self.changed.notify_all()
+
+    async def Router(self, request: pb.RouterAct, context: Any = None) -> pb.RouterWanted:
+        if self.desk.act(request):
+            await self.set_members(list(self.membership.instances))
+        return self.desk.wanted
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.Membership]:
         self.frontends[request.frontend.id] = request.frontend

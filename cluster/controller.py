@@ -23,7 +23,9 @@ from shoal.cluster.lives import Live, Lives, one_line
 from shoal.cluster.planner import Planner
 from shoal.cluster.registry import Registry
 from shoal.cluster.roles import assign, first_roles, inherit
+from shoal.cluster.router_desk import RouterDesk
 from shoal.proto.config import ClusterConfig
+from shoal.proto.v1 import controller_pb2 as cpb
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.load import average_freeness
 from shoal.router.roles import RoleState, change_role
@@ -66,7 +68,7 @@ class Controller:
         self.planner = self.lives.planner = Planner(
             config.migration, self.lives.send, clock, role=lambda slot_id: self.roles.get(slot_id, "mixed")
         )
-        self.scaling = ScaleState()
+        self.scaling, self.desk = ScaleState(), RouterDesk()
         self.changed: Callable[[], None] = lambda: None
         self._closing = False
 
@@ -82,6 +84,7 @@ class Controller:
         if kept and kept.run_id == self.run_id:
             self.fleet = f.Fleet(kept.wanted, kept.retiring, kept.replacement)
             self.roles = dict(kept.roles)
+            self.desk = RouterDesk.of(kept.router)
         else:
             self.fleet = f.first_fleet(self.config.instances, {name: one.incarnation for name, one in found.items()})
             self.roles = first_roles(self.fleet.wanted, self.config.disaggregation)
@@ -133,6 +136,13 @@ class Controller:
             for slot_id in self.slots:
                 self._published(slot_id)
 
+    def steer(self, act: cpb.RouterAct) -> None:
+        """Learned router weights: every frontend hears of it."""
+        if self.desk.act(act):
+            log.info("router: %s %s, %s", self.desk.wanted.stage, self.desk.wanted.version, self.desk.wanted.why)
+            self._save()
+            self.changed()
+
     @property
     def states(self) -> dict[str, m.InstanceState]:
         return {slot.id: slot.state for slot in self.slots.values()}
@@ -164,7 +174,13 @@ class Controller:
         fleet = self.fleet
         self.desired.write(
             Desired(
-                self.run_id, fleet.wanted, dict(self.incarnations), fleet.retiring, fleet.replacement, dict(self.roles)
+                run_id=self.run_id,
+                wanted=fleet.wanted,
+                incarnations=dict(self.incarnations),
+                retiring=fleet.retiring,
+                replacement=fleet.replacement,
+                roles=dict(self.roles),
+                router=self.desk.wanted.SerializeToString(),
             )
         )
 

@@ -71,14 +71,25 @@ class ControllerClient:
     def set_roles(self, roles: dict[str, str]) -> str:
         return str(self._call(self._stub.Roles, pb.RolesRequest(roles=roles)).words)
 
+    def router(self, act: str, *, weights: bytes = b"", share: float = 0.0) -> pb.RouterWanted:
+        request = pb.RouterAct(act=act, weights=weights, share=share)
+        wanted: pb.RouterWanted = self._call(self._stub.Router, request)
+        return wanted
+
+    def router_report(self, frontend: pb.FrontendInfo) -> pb.RouterReport:
+        """Of one frontend, asked directly."""
+        return self._ask(frontend, "Router", pb.RouterAsk())
+
     def moves(self, request_id: str) -> list[pb.MoveReport]:
         return list(self._call(self._stub.Moves, pb.StoryRequest(request_id=request_id)).moves)
 
     def story(self, frontend: pb.FrontendInfo, request_id: str) -> list[pb.RequestStory]:
         """Of one frontend, asked directly."""
+        return list(self._ask(frontend, "Story", pb.StoryRequest(request_id=request_id)).requests)
+
+    def _ask(self, frontend: pb.FrontendInfo, method: str, request: Any) -> Any:
         with grpc.insecure_channel(frontend.inner, options=(("grpc.enable_http_proxy", 0),)) as channel:
-            ask = rpc.FrontendStub(channel).Story
-            return list(self._call(ask, pb.StoryRequest(request_id=request_id)).requests)
+            return self._call(getattr(rpc.FrontendStub(channel), method), request)
 
     def _call(self, method: Any, request: Any, timeout_s: float = CALL_S) -> Any:
         """Raises a ShoalError that says in one line what the other side said."""

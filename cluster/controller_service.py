@@ -121,12 +121,21 @@ class ControllerService(rpc.ControllerServicer):
             await _refuse(context, exc)
         return pb.ActReply(words=f"wanted: {', '.join(self._controller.fleet.wanted)}")
 
+    async def Router(self, request: pb.RouterAct, context: Context) -> pb.RouterWanted:
+        await self._admit(context)
+        try:
+            self._controller.steer(request)
+        except ShoalError as exc:
+            await _refuse(context, exc)
+        return self._controller.desk.wanted
+
     async def Moves(self, request: pb.StoryRequest, context: Context) -> pb.MovesReply:
         await self._admit(context)
         return pb.MovesReply(moves=self._controller.planner.moves_of(request.request_id))
 
     def membership(self) -> pb.Membership:
-        return pb.Membership(version=self._version, instances=map(self._member, self._controller.slots.values()))
+        members = map(self._member, self._controller.slots.values())
+        return pb.Membership(version=self._version, instances=members, router=self._controller.desk.wanted)
 
     def _member(self, slot: m.Slot) -> pb.Member:
         return pb.Member(

@@ -23,7 +23,7 @@ class Desired(msgspec.Struct, frozen=True):
     """`run_id` tells a restart of this cluster from a new one of the same name. No incarnation repeats under a name.
 
     `retiring`: wanted ones that a rolling restart has still to replace; `replacement`: the one that was added for the
-    first of them.
+    first of them. `router`: a RouterWanted, what people want of learned weights.
     """
 
     run_id: str
@@ -32,6 +32,7 @@ class Desired(msgspec.Struct, frozen=True):
     retiring: tuple[str, ...] = ()
     replacement: str = ""
     roles: dict[str, str] = {}
+    router: bytes = b""
 
 
 class DesiredStore:

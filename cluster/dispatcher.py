@@ -38,7 +38,8 @@ from shoal.proto.errors import (
 from shoal.proto.failpoints import hit
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.contract import Placement, Rejection, Role, RouteRequest, Wait
-from shoal.router.place import Policy, place
+from shoal.router.pilot import Pilot
+from shoal.router.place import Policy
 from shoal.router.view import Standing
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,9 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         slo: SloConfig = SloConfig(),
     ) -> None:
-        self.policy, self.rng, self.clock = policy, rng, clock
+        self.pilot, self.rng, self.clock = Pilot(policy), rng, clock
         self.decode, self.emit = decode, emit
-        self.ledgers = Ledgers(limits, fail, clock, slo)
+        self.ledgers = Ledgers(limits, fail, clock, slo, self.pilot.ended)
         self.view, self.journal, self.admission = self.ledgers.view, self.ledgers.journal, self.ledgers.admission
         self.flights, self.quarantine = self.ledgers.flights, self.ledgers.quarantine
         self.returns_left, self.returns_after_s = RETURNS_PER_TICK, 0.0
@@ -156,8 +157,10 @@ class Dispatcher:
         request_id = route.request_id
         try:
             began_s = self.clock()
-            decision = self.handovers.way_back(flight) or place(route, self.view, self.policy, began_s, self.rng)
-            self.ledgers.metrics.decided(self.clock() - began_s)
+            decision = self.handovers.way_back(flight) or self.pilot.place(route, self.view, began_s, self.rng)
+            took_s = self.clock() - began_s
+            self.ledgers.metrics.decided(took_s)
+            self.pilot.took(took_s)
             match decision:
                 case Placement() as placement:
                     self._send(flight, placement)

@@ -81,7 +81,9 @@ class Frontend:
         )
         if config.frontend == "own":
             self._serve_http()
-        self.inner = await InnerServer.start(self.dispatcher.ledgers.stories, config.host, plan.token)
+        self.inner = await InnerServer.start(
+            self.dispatcher.ledgers.stories, self.dispatcher.pilot, config.host, plan.token
+        )
         self._join(url)
         await self.grpc.set_serving(True)
 

@@ -78,6 +78,25 @@ class FrontendRegistry:
             ends.add_metric([*self.labels.values(), why.value], dispatcher.link_ends[why])
         yield ends
         yield from self._handovers()
+        yield from self._learned()
+
+    def _learned(self) -> Iterator[Metric]:
+        """Learned weights; nothing while there are none."""
+        pilot, values = self.dispatcher.pilot, list(self.labels.values())
+        if pilot.rails is None:
+            return
+        counts = GaugeMetricFamily(
+            "shoal_router_learned", "What learned weights did and what held them back.", labels=[*self.labels, "count"]
+        )
+        for name, number in pilot.counts().items():
+            counts.add_metric([*values, name], number)
+        yield counts
+        stage = GaugeMetricFamily(
+            "shoal_router_rollout", "1: where the rollout stands.", labels=[*self.labels, "stage", "version", "rail"]
+        )
+        held = pilot.rails.holding.value if pilot.rails.holding else ""
+        stage.add_metric([*values, pilot.rollout.stage.value, pilot.rollout.version, held], 1)
+        yield stage
 
     def _handovers(self) -> Iterator[Metric]:
         counts, values = self.dispatcher.handovers.counts, list(self.labels.values())

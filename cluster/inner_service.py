@@ -1,5 +1,5 @@
-"""What a frontend answers to our own people: the story of a request. A listener of its own, for frontends share the
-public ports and this one must be asked by name.
+"""What a frontend answers to our own people: the story of a request, and how its learned weights do. A listener of its
+own, for frontends share the public ports and this one must be asked by name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from shoal.instance.auth import has_token
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
 from shoal.router.explain import explain
+from shoal.router.pilot import Pilot
 
 MAX_STORIES = 16
 
@@ -21,22 +22,21 @@ MAX_STORIES = 16
 class InnerServer(rpc.FrontendServicer):
     """Owns its listener from `start` to `stop`."""
 
-    def __init__(self, stories: Stories, token: str) -> None:
-        self._stories, self._token = stories, token
+    def __init__(self, stories: Stories, pilot: Pilot, token: str) -> None:
+        self._stories, self._pilot, self._token = stories, pilot, token
         self._server: Any = grpc.aio.server()
         self.address = ""
 
     @staticmethod
-    async def start(stories: Stories, host: str, token: str) -> InnerServer:
-        one = InnerServer(stories, token)
+    async def start(stories: Stories, pilot: Pilot, host: str, token: str) -> InnerServer:
+        one = InnerServer(stories, pilot, token)
         rpc.add_FrontendServicer_to_server(one, one._server)
         one.address = f"{host}:{one._server.add_insecure_port(f'{host}:0')}"
         await one._server.start()
         return one
 
     async def Story(self, request: pb.StoryRequest, context: Any) -> pb.StoryReply:
-        if not has_token(context.invocation_metadata(), self._token):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this cluster's token is missing or wrong")
+        await self._admit(context)
         now_s = time.monotonic()
         found = list(self._stories.find(request.request_id).items())[-MAX_STORIES:]
         stories = [
@@ -45,6 +45,14 @@ class InnerServer(rpc.FrontendServicer):
         ]
         return pb.StoryReply(requests=stories)
 
+    async def Router(self, request: pb.RouterAsk, context: Any) -> pb.RouterReport:
+        await self._admit(context)
+        return report_of(self._pilot)
+
+    async def _admit(self, context: Any) -> None:
+        if not has_token(context.invocation_metadata(), self._token):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this cluster's token is missing or wrong")
+
     async def stop(self) -> None:
         await self._server.stop(None)
 
@@ -52,7 +60,8 @@ class InnerServer(rpc.FrontendServicer):
 def _stay(stay: Stay, now_s: float) -> pb.Stay:
     said = pb.Stay(instance=stay.instance, epoch=stay.epoch, why=stay.why, age_s=now_s - stay.began_s)
     if stay.placement is not None:
-        said.cached_tokens = stay.placement.cached_tokens
+        said.cached_tokens, said.policy = stay.placement.cached_tokens, stay.placement.policy
+        said.rail = stay.placement.rail
         for row in explain(stay.placement):
             said.terms.add(candidate=row.candidate, scorer=row.scorer, raw=row.raw, weight=row.weight)
     if stay.move is not None:
@@ -60,4 +69,13 @@ def _stay(stay: Stay, now_s: float) -> pb.Stay:
     return said
 
 
-__all__ = ["InnerServer"]
+def report_of(pilot: Pilot) -> pb.RouterReport:
+    rollout, rails = pilot.rollout, pilot.rails
+    report = pb.RouterReport(stage=rollout.stage.value, version=rollout.version, why=rollout.why, refused=pilot.refused)
+    if rails is not None and rails.holding is not None:
+        report.holding = f"{rails.holding.value}: {rails.why}"
+    report.counts.update(pilot.counts())
+    return report
+
+
+__all__ = ["InnerServer", "report_of"]

@@ -63,8 +63,10 @@ class Ledgers:
         say_failed: Callable[[str], None],
         clock: Callable[[], float],
         slo: SloConfig = SloConfig(),
+        judged: Callable[[str, bool | None], None] = lambda request_id, met: None,
     ) -> None:
-        self.clock, self.say_failed = clock, say_failed
+        """`judged` hears of each request at its end whether it met the SLO; None: it was not served."""
+        self.clock, self.say_failed, self.judged = clock, say_failed, judged
         self.view, self.journal, self.quarantine = ClusterView(), Journal(), Quarantine()
         self.admission, self.foreseer = AdmissionQueue(limits), _foreseer()
         self.admission.set_no_instance(True, clock())
@@ -150,7 +152,7 @@ class Ledgers:
         if ticket.delivered:
             self.foreseer.ended(ticket.route, len(ticket.delivered), over=outcome is Outcome.STOP)
             self.view.foresight = self.foreseer.foresight
-        self.metrics.ended(ticket, outcome, self.clock())
+        self.judged(request_id, self.metrics.ended(ticket, outcome, self.clock()))
         self.admission.withdraw(request_id, self.clock())
         self.view.finish(request_id)
         flight = self.flights.pop(request_id)

@@ -16,6 +16,7 @@ import grpc
 from shoal.cluster.dispatcher import Dispatcher
 from shoal.cluster.instance_words import role_of
 from shoal.cluster.link import CHANNEL_OPTIONS, Link, LinkEnd, hello_of
+from shoal.cluster.router_desk import wanted_of
 from shoal.instance.auth import token_metadata
 from shoal.proto.errors import ShoalError, Unavailable, VersionMismatch
 from shoal.proto.v1 import controller_pb2 as cpb
@@ -24,6 +25,7 @@ from shoal.router.view import Standing
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.25
+TELL_S = 2.0
 STANDINGS = {
     "ready": Standing.READY,
     "fenced": Standing.FENCED,
@@ -53,6 +55,7 @@ class MembershipWatch:
         self.opening: set[str] = set()
         self.refused: set[tuple[str, int]] = set()  # members that can never be linked: another version
         self.connected = False
+        self.stub: crpc.ControllerStub | None = None  # while connected
         self.tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -70,14 +73,16 @@ class MembershipWatch:
                 address = await asyncio.to_thread(self.controller)
                 async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                     request = cpb.WatchRequest(watcher_id=self.frontend.id, frontend=self.frontend)
-                    stream = crpc.ControllerStub(channel).Watch(request, metadata=token_metadata(self.token))
+                    stub = crpc.ControllerStub(channel)
+                    stream = stub.Watch(request, metadata=token_metadata(self.token))
                     async for membership in stream:
-                        self.connected = True
+                        self.connected, self.stub = True, stub
                         self._learn(membership)
-            self.connected = False
+            self.connected, self.stub = False, None
             await asyncio.sleep(RETRY_S)
 
     def _learn(self, membership: cpb.Membership) -> None:
+        self.dispatcher.pilot.follow(wanted_of(membership.router))
         self.members = {m.id: m for m in membership.instances}
         for member_id in self.members:
             self._apply_standing(member_id)
@@ -93,6 +98,16 @@ class MembershipWatch:
         while True:
             await asyncio.sleep(RETRY_S)
             self._link_missing()
+            if self.dispatcher.pilot.tripped and self.stub is not None:
+                await self._tell_trip(self.stub)
+
+    async def _tell_trip(self, stub: crpc.ControllerStub) -> None:
+        """Weights were rolled back here: the other frontends should not have to find out by themselves."""
+        pilot = self.dispatcher.pilot
+        act = cpb.RouterAct(act="rollback", why=f"{self.frontend.id}: {pilot.tripped}", serial=pilot.wanted.serial)
+        with contextlib.suppress(grpc.aio.AioRpcError):  # tried again as long as it is not heard
+            await stub.Router(act, metadata=token_metadata(self.token), timeout=TELL_S)
+            pilot.tripped = ""
 
     def _link_missing(self) -> None:
         for member in self.members.values():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Histogram, Metric
 
 from shoal.cluster.journal import Outcome, Ticket
-from shoal.cluster.slo import attainment, service_class
+from shoal.cluster.slo import Attainment, attainment, service_class
 from shoal.proto.config import SloConfig
 from shoal.router.contract import Placement, RouteRequest
 
@@ -69,12 +69,13 @@ class RequestMetrics:
         if life is not None and life.first_s is None:
             life.first_s = now_s
 
-    def ended(self, ticket: Ticket, outcome: Outcome, now_s: float) -> None:
+    def ended(self, ticket: Ticket, outcome: Outcome, now_s: float) -> bool | None:
+        """Whether it met the SLO; None: it was not served."""
         route, count = ticket.route, len(ticket.delivered)
         self._tokens.labels(outcome.value, route.tenant).inc(count)
         life = self._lives.pop(route.request_id, None)
         if life is None or life.first_s is None or outcome not in SERVED:
-            return
+            return None
         result = attainment(
             self.slo,
             uncached_tokens=life.uncached_tokens,
@@ -82,6 +83,7 @@ class RequestMetrics:
             tpot_s=(now_s - life.first_s) / (count - 1) if count > 1 else 0.0,
         )
         self._slo.labels(route.tenant, service_class(route.priority), result.value).inc()
+        return result is Attainment.MET
 
     def collect(self) -> Iterator[Metric]:
         for one in (

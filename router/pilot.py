@@ -107,30 +107,28 @@ class Pilot:
         return decision
 
     def _steer(self, asked: Question, learned: Policy, rails: Rails, rng: Random) -> Decision:
-        if rails.holding is not None:
-            self._look(asked, learned, rails)
-            return self._held(asked, rails.holding, rails.why, rng)
+        held, why = rails.holding, rails.why  # looking may let go of it
+        self._look(asked, learned, rails)
+        if held is not None:
+            return self._held(asked, rails, held, why, rng)
         decision = answer(asked, learned, rng)
         if not isinstance(decision, Placement):
             return decision
-        self._look(asked, learned, rails)
         if decision.rail == OUT_OF_RANGE:
-            return self._held(asked, Rail.RANGE, decision.rail, rng)
+            return self._held(asked, rails, Rail.RANGE, decision.rail, rng)
         if rails.hogs(decision.instance, len(asked.members)):
-            return self._held(asked, Rail.SHARE, f"{decision.instance} has had too large a share", rng)
+            return self._held(asked, rails, Rail.SHARE, f"{decision.instance} has had too large a share", rng)
         rails.placed(decision.instance)
         return decision
 
-    def _held(self, asked: Question, rail: Rail, why: str, rng: Random) -> Decision:
+    def _held(self, asked: Question, rails: Rails, rail: Rail, why: str, rng: Random) -> Decision:
         """The configured policy decides, and the reason is kept."""
-        if self.rails is not None:
-            self.rails.hit(rail)
+        rails.hits[rail] += 1
         decision = answer(asked, self.policy, rng)
-        if isinstance(decision, Placement):
-            if self.rails is not None:
-                self.rails.placed(decision.instance)
-            return replace(decision, rail=f"{rail.value}: {why}")
-        return decision
+        if not isinstance(decision, Placement):
+            return decision
+        rails.placed(decision.instance)
+        return replace(decision, rail=f"{rail.value}: {why}")
 
     def _watch(self, asked: Question, decision: Decision, learned: Policy, rails: Rails, rng: Random) -> None:
         """In shadow: what would they have said? Their choice is no placement, but all that rails look at is seen."""
@@ -141,7 +139,7 @@ class Pilot:
             if isinstance(theirs, Placement):
                 self.asked["agreed"] += theirs.instance == decision.instance
                 if theirs.rail:
-                    rails.hit(Rail.RANGE)
+                    rails.hits[Rail.RANGE] += 1
 
     def _look(self, asked: Question, learned: Policy, rails: Rails) -> None:
         self._decisions += 1

@@ -103,10 +103,6 @@ class Rails:
         if len(self._chosen) > WINDOW:
             self._shares[self._chosen.popleft()] -= 1
 
-    def hit(self, rail: Rail) -> Rail:
-        self.hits[rail] += 1
-        return rail
-
     def _look(self) -> None:
         seen = self.weights.seen
         if name := drifted(np.array(self._requests), seen):

@@ -40,7 +40,9 @@ def _stay_lines(stay: pb.Stay) -> list[str]:
         pause = f"pause {stay.pause_s * 1e3:.0f} ms" if stay.pause_s else "pause not over"
         return [f"{head}: {stay.sent_bytes / 1e6:.2f} MB in {stay.stages} stages, {pause}"]
     cached = f", {stay.cached_tokens} tokens cached there" if stay.cached_tokens else ""
-    return [f"{head}{cached}", *(_candidate_line(name, list(rows)) for name, rows in _by_candidate(stay))]
+    by = f", by {stay.policy}" if stay.policy else ""
+    held = f" ({stay.rail})" if stay.rail else ""
+    return [f"{head}{by}{held}{cached}", *(_candidate_line(name, list(rows)) for name, rows in _by_candidate(stay))]
 
 
 def _by_candidate(stay: pb.Stay) -> groupby[str, pb.Reason]:

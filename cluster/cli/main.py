@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--model", default="", help="default: the first one that the server lists")
     chat.add_argument("--max-tokens", type=int, default=256)
     _add_acts_on_the_fleet(acts)
+    _add_router(acts)
     acts.add_parser("bench", help="measurements; `shoal bench --help` lists them", add_help=False)
     return parser
 
@@ -66,6 +67,19 @@ def _add_acts_on_the_fleet(acts: Any) -> None:
     top.add_argument("--count", type=int, default=0, help="pictures (default: without end, or one if not a terminal)")
     explain = acts.add_parser("explain", help="where a request was placed, why, and its moves", allow_abbrev=False)
     explain.add_argument("request", help="its id, or a part of it")
+
+
+def _add_router(acts: Any) -> None:
+    router = acts.add_parser("router", help="learned weights: watch them, let them decide, go back", allow_abbrev=False)
+    ways = router.add_subparsers(dest="way", required=True, metavar="WAY")
+    weights = ways.add_parser("weights", help="how the rollout stands, or what is in a file", allow_abbrev=False)
+    weights.add_argument("file", nargs="?", type=Path, help="check it and show it; nothing is published")
+    shadow = ways.add_parser("shadow", help="publish weights: asked beside the policy, deciding nothing")
+    shadow.add_argument("file", nargs="?", type=Path, help="default: those that came with this version")
+    canary = ways.add_parser("canary", help="let them decide for a share of the requests", allow_abbrev=False)
+    canary.add_argument("share", type=float, help="above 0, at most 0.95")
+    ways.add_parser("rollback", help="back to the configured policy", allow_abbrev=False)
+    ways.add_parser("withdraw", help="back, and forget the weights", allow_abbrev=False)
 
 
 def dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -94,6 +108,10 @@ def dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
             from shoal.cluster.cli.top import top  # noqa: PLC0415
 
             return top(arguments)
+        case "router":
+            from shoal.cluster.cli.router import router  # noqa: PLC0415
+
+            return router(arguments)
         case "explain":
             from shoal.cluster.cli.explain import explain  # noqa: PLC0415
 

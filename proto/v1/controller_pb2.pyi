@@ -15,12 +15,71 @@ class WatchRequest(_message.Message):
     def __init__(self, watcher_id: _Optional[str] = ..., frontend: _Optional[_Union[FrontendInfo, _Mapping]] = ...) -> None: ...
 
 class Membership(_message.Message):
-    __slots__ = ("version", "instances")
+    __slots__ = ("version", "instances", "router")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
     version: int
     instances: _containers.RepeatedCompositeFieldContainer[Member]
-    def __init__(self, version: _Optional[int] = ..., instances: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+    router: RouterWanted
+    def __init__(self, version: _Optional[int] = ..., instances: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., router: _Optional[_Union[RouterWanted, _Mapping]] = ...) -> None: ...
+
+class RouterAct(_message.Message):
+    __slots__ = ("act", "weights", "share", "why", "serial")
+    ACT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    act: str
+    weights: bytes
+    share: float
+    why: str
+    serial: int
+    def __init__(self, act: _Optional[str] = ..., weights: _Optional[bytes] = ..., share: _Optional[float] = ..., why: _Optional[str] = ..., serial: _Optional[int] = ...) -> None: ...
+
+class RouterWanted(_message.Message):
+    __slots__ = ("serial", "stage", "weights", "share", "version", "why")
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    serial: int
+    stage: str
+    weights: bytes
+    share: float
+    version: str
+    why: str
+    def __init__(self, serial: _Optional[int] = ..., stage: _Optional[str] = ..., weights: _Optional[bytes] = ..., share: _Optional[float] = ..., version: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class RouterAsk(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RouterReport(_message.Message):
+    __slots__ = ("stage", "version", "why", "holding", "refused", "counts")
+    class CountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    HOLDING_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    version: str
+    why: str
+    holding: str
+    refused: str
+    counts: _containers.ScalarMap[str, float]
+    def __init__(self, stage: _Optional[str] = ..., version: _Optional[str] = ..., why: _Optional[str] = ..., holding: _Optional[str] = ..., refused: _Optional[str] = ..., counts: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("id", "address", "state", "role", "pid", "incarnation")
@@ -216,7 +275,7 @@ class RequestStory(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., stays: _Optional[_Iterable[_Union[Stay, _Mapping]]] = ...) -> None: ...
 
 class Stay(_message.Message):
-    __slots__ = ("instance", "epoch", "why", "cached_tokens", "terms", "age_s", "pause_s", "sent_bytes", "stages")
+    __slots__ = ("instance", "epoch", "why", "cached_tokens", "terms", "age_s", "pause_s", "sent_bytes", "stages", "policy", "rail")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
@@ -226,6 +285,8 @@ class Stay(_message.Message):
     PAUSE_S_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    RAIL_FIELD_NUMBER: _ClassVar[int]
     instance: str
     epoch: int
     why: str
@@ -235,7 +296,9 @@ class Stay(_message.Message):
     pause_s: float
     sent_bytes: int
     stages: int
-    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., why: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., terms: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., age_s: _Optional[float] = ..., pause_s: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ...) -> None: ...
+    policy: str
+    rail: str
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., why: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., terms: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., age_s: _Optional[float] = ..., pause_s: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ..., policy: _Optional[str] = ..., rail: _Optional[str] = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("candidate", "scorer", "raw", "weight")

@@ -79,6 +79,11 @@ class ControllerStub:
                 request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.SerializeToString,
                 response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.MovesReply.FromString,
                 _registered_method=True)
+        self.Router = channel.unary_unary(
+                '/shoal.v1.Controller/Router',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RouterAct.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RouterWanted.FromString,
+                _registered_method=True)
 
 
 class ControllerServicer:
@@ -145,6 +150,13 @@ class ControllerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Router(self, request, context):
+        """What learned weights may decide. Answered with what is wanted from now on; frontends hear of it by Watch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControllerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -192,6 +204,11 @@ def add_ControllerServicer_to_server(servicer, server):
                     servicer.Moves,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.FromString,
                     response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.MovesReply.SerializeToString,
+            ),
+            'Router': grpc.unary_unary_rpc_method_handler(
+                    servicer.Router,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RouterAct.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RouterWanted.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -447,6 +464,33 @@ class Controller:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Router(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Controller/Router',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.RouterAct.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.RouterWanted.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class FrontendStub:
     """Each frontend, at FrontendInfo.inner.
@@ -463,6 +507,11 @@ class FrontendStub:
                 request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.SerializeToString,
                 response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryReply.FromString,
                 _registered_method=True)
+        self.Router = channel.unary_unary(
+                '/shoal.v1.Frontend/Router',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RouterAsk.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RouterReport.FromString,
+                _registered_method=True)
 
 
 class FrontendServicer:
@@ -476,6 +525,13 @@ class FrontendServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Router(self, request, context):
+        """How its learned weights do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FrontendServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -483,6 +539,11 @@ def add_FrontendServicer_to_server(servicer, server):
                     servicer.Story,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.FromString,
                     response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryReply.SerializeToString,
+            ),
+            'Router': grpc.unary_unary_rpc_method_handler(
+                    servicer.Router,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RouterAsk.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RouterReport.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -513,6 +574,33 @@ class Frontend:
             '/shoal.v1.Frontend/Story',
             shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.SerializeToString,
             shoal_dot_proto_dot_v1_dot_controller__pb2.StoryReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Router(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Frontend/Router',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.RouterAsk.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.RouterReport.FromString,
             options,
             channel_credentials,
             insecure,
