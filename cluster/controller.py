@@ -180,7 +180,7 @@ class Controller:
                 retiring=fleet.retiring,
                 replacement=fleet.replacement,
                 roles=dict(self.roles),
-                router=self.desk.wanted.SerializeToString(),
+                router=self.desk.raw,
             )
         )
 

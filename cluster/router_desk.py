@@ -33,6 +33,11 @@ class RouterDesk:
         except DecodeError:
             return RouterDesk()
 
+    @property
+    def raw(self) -> bytes:
+        """For the next controller; nothing as long as nobody wanted anything."""
+        return self.wanted.SerializeToString() if self.wanted.serial else b""
+
     def act(self, act: pb.RouterAct) -> bool:
         """True: frontends must hear of it. Raises InvalidArgument for what cannot be."""
         match act.act:
