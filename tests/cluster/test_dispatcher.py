@@ -9,6 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from shoal.bench.fault_proxy import Faults
 from shoal.cluster import dispatcher as dispatcher_module
 from shoal.cluster.journal import Outcome, Verdict
 from shoal.cluster.link import LinkEnd
@@ -21,7 +22,6 @@ from shoal.proto.seal import Sealer
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.foresight import Foresight
 from shoal.router.view import Standing
-from tests.tools.fault_proxy import Faults
 from tests.tools.mini_cluster import FAKE, VOCABULARY, MiniCluster, eventually, settled
 
 NIGHTLY = bool(os.environ.get("SHOAL_NIGHTLY"))

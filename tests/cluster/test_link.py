@@ -6,13 +6,13 @@ import time
 import grpc
 import pytest
 
+from shoal.bench.fault_proxy import FaultProxy, Faults
 from shoal.cluster import link as link_module
 from shoal.cluster.link import Link, LinkEnd, hello_of
 from shoal.proto.errors import Unavailable, VersionMismatch
 from shoal.proto.seal import Sealer
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
-from tests.tools.fault_proxy import FaultProxy, Faults
 from tests.tools.mini_cluster import TOKEN, MiniCluster, eventually
 
 WELCOME = pb.Down(welcome=pb.Welcome(instance_id="x", sealed=True))

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shoal.bench.oracle import settle
 from shoal.bench.processes import free_port
 from shoal.bench.under_test import ShoalUnderTest
 from shoal.cluster.client import ShoalClient
@@ -23,7 +24,6 @@ from shoal.instance.metrics_page import PAGES
 from shoal.instance.pool.arena import PREFIX
 from shoal.instance.tiny_model import ensure_tiny_model
 from shoal.proto.config import ClusterConfig, parse_config
-from tests.tools.oracle import settle
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(300)]
 

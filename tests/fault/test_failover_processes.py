@@ -8,13 +8,7 @@ import os
 import signal
 from random import Random
 
-from shoal.bench.static_controller import StaticController
-from shoal.cluster.journal import Outcome
-from shoal.cluster.link import LinkEnd
-from shoal.instance.fake_tokens import reply
-from tests.tools.host_process import Host, host_config
-from tests.tools.mini_cluster import VOCABULARY, MiniFrontend, eventually
-from tests.tools.oracle import (
+from shoal.bench.oracle import (
     Resources,
     Stream,
     check_blocks,
@@ -23,6 +17,12 @@ from tests.tools.oracle import (
     check_tokens,
     check_whole,
 )
+from shoal.bench.static_controller import StaticController
+from shoal.cluster.journal import Outcome
+from shoal.cluster.link import LinkEnd
+from shoal.instance.fake_tokens import reply
+from tests.tools.host_process import Host, host_config
+from tests.tools.mini_cluster import VOCABULARY, MiniFrontend, eventually
 
 ROUNDS = 200 if os.environ.get("SHOAL_NIGHTLY") else 20
 STREAMS = 8

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from shoal.bench.fault_proxy import FaultProxy
 from shoal.bench.processes import process_state
 from shoal.bench.static_controller import StaticController
 from shoal.instance.fake_tokens import reply
@@ -18,7 +19,6 @@ from shoal.proto import failpoints
 from shoal.proto.codec import FINISH_LENGTH
 from shoal.proto.v1 import instance_pb2 as pb
 from tests.instance.peer import Peer
-from tests.tools.fault_proxy import FaultProxy
 from tests.tools.host_process import GONE, Host, host_config
 from tests.tools.mini_cluster import TOKEN, VOCABULARY, MiniFrontend, eventually
 

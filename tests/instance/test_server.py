@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from shoal.bench.fault_proxy import FaultProxy
 from shoal.instance import watcher as watcher_module
 from shoal.instance.block_keys import HASH_SEED, block_hashes
 from shoal.instance.fake_tokens import reply
@@ -16,7 +17,6 @@ from shoal.proto import failpoints
 from shoal.proto.codec import FINISH_LENGTH
 from shoal.proto.v1 import instance_pb2 as pb
 from tests.instance.peer import TOKEN, VOCABULARY, Instance, Peer, attached, submit
-from tests.tools.fault_proxy import FaultProxy
 
 Status = grpc.StatusCode
 LONG = 5000  # tokens: far more than any test lets an engine say

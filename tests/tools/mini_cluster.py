@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from shoal.bench.fault_proxy import FaultProxy
 from shoal.bench.static_controller import StaticController
 from shoal.cluster.dispatcher import Dispatcher
 from shoal.cluster.journal import Outcome, Ticket, fingerprint
@@ -38,7 +39,6 @@ from shoal.proto.v1 import instance_pb2 as pb
 from shoal.proto.v1 import instance_pb2_grpc as rpc
 from shoal.router.contract import RouteRequest
 from shoal.router.profile import build_policy
-from tests.tools.fault_proxy import FaultProxy
 
 TOKEN = "token"
 VOCABULARY = 256

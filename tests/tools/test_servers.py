@@ -7,7 +7,7 @@ import time
 import pytest
 import redis
 
-from tests.tools.oracle import Resources, check_resources
+from shoal.bench.oracle import Resources, check_resources
 from tests.tools.servers import Prometheus, RedisServer, need_program
 
 pytestmark = pytest.mark.servers

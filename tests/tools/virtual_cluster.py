@@ -133,7 +133,7 @@ class VirtualInstance:
         )
         self._make_parking_wait()
         self.server = InstanceServer(
-            self.engine, instance_id=name, role="mixed", token="", pid=1, on_death=print, clock=world.loop.time
+            self.engine, instance_id=name, role="mixed", token="", pid=1, on_death=print, clock=world.clock_of(name)
         )
         self.server.stepper = VirtualStepper(self.engine, self.server._from_step_thread, print)
         limits = BudgetLimits(in_flight_bytes=4096, least_parcel_bytes=1024)
@@ -205,11 +205,12 @@ class Wire:
 
     def __init__(self, world: "World") -> None:
         self.world, self.free_s, self.cut = world, 0.0, False
+        self.wait_s = WIRE_S
 
     async def carry(self) -> bool:
         """Waits its time. False: it is lost."""
         now_s = self.world.loop.time()
-        self.free_s = max(self.free_s, now_s + self.world.rng.uniform(*WIRE_S))
+        self.free_s = max(self.free_s, now_s + self.world.rng.uniform(*self.wait_s))
         await asyncio.sleep(self.free_s - now_s)
         return not self.cut
 
@@ -268,6 +269,7 @@ class VirtualLine:
     def __init__(self, world: "World", source: VirtualInstance, target: VirtualInstance) -> None:
         self.world, self.source, self.target = world, source, target
         self.wire_out, self.wire_back = Wire(world), Wire(world)
+        self.wire_out.wait_s = self.wire_back.wait_s = world.line_wait_s
         self.parcels: asyncio.Queue[pb.Parcel | None] = asyncio.Queue()
         self.receipts: asyncio.Queue[pb.Receipt | None] = asyncio.Queue()
         self.sealer, self.lost = Sealer(), False
@@ -365,7 +367,15 @@ class World:
         self.details: Counter[str] = Counter()
         self.passed: Counter[str] = Counter()
         self.controller_alive, self.struck, self.asked, self.crashes = True, False, 0, 0
-        self.handover = ("", "")
+        self.handover, self.may_refuse = ("", ""), False
+        self.line_wait_s = WIRE_S
+        self.patient_share = 0.15  # of runs, in which half of the clients would resume elsewhere
+        self.skews: dict[str, tuple[float, float]] = {}
+
+    def clock_of(self, name: str) -> Callable[[], float]:
+        """An instance's own: `skews` says how fast it runs, and by how much it was set wrong."""
+        rate, offset_s = self.skews.get(name, (1.0, 0.0))
+        return lambda: self.loop.now_s * rate + offset_s
 
     def start(self) -> None:
         self.instances: dict[str, VirtualInstance] = {}
@@ -436,12 +446,12 @@ class World:
     def _strike(self, source: str, target: str) -> None:
         match self.fault.victim:
             case "source":
-                self._kill(source)
+                self.kill(source)
             case "target":
-                self._kill(target)
+                self.kill(target)
             case "both":
-                self._kill(source)
-                self._kill(target)
+                self.kill(source)
+                self.kill(target)
             case "controller":
                 self._lose_controller()
             case "frontend":
@@ -454,11 +464,11 @@ class World:
                 for link in [one for one in self.links if one.instance.name in (source, target)]:
                     link.up.free_s = link.down.free_s = thawed_s
             case "owner_source":
-                self._cut_owner(source)
+                self.cut_owner(source)
             case "owner_target":
-                self._cut_owner(target)
+                self.cut_owner(target)
 
-    def _kill(self, name: str) -> None:
+    def kill(self, name: str) -> None:
         if self.instances[name].alive:
             self.crashes += 1
             self.instances[name].die()
@@ -484,12 +494,13 @@ class World:
         if not self.fault.silent:
             self.loop.call_later(0.002, line.break_now)
 
-    def _cut_owner(self, name: str) -> None:
+    def cut_owner(self, name: str, silent: bool | None = None) -> None:
         """The stream between the frontend and that instance; a new one comes up a second later."""
+        silent = self.fault.silent if silent is None else silent
         for link in [one for one in self.links if one.instance.name == name and not one.ended]:
-            if self.fault.silent:
+            if silent:
                 link.up.cut = link.down.cut = True
-            self.loop.call_later(1.5 if self.fault.silent else 0.002, link.break_now, LinkEnd.SILENT)
+            self.loop.call_later(1.5 if silent else 0.002, link.break_now, LinkEnd.SILENT)
         self.loop.call_later(2.5, lambda: self.frontend.connect(self.instances[name]))
 
     # -- a run

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.tools.fault_proxy import FaultProxy, Faults
+from shoal.bench.fault_proxy import FaultProxy, Faults
 
 BODY = bytes(range(256)) * 64
 

@@ -7,7 +7,7 @@ from multiprocessing import shared_memory
 
 import pytest
 
-from tests.tools.oracle import (
+from shoal.bench.oracle import (
     Resources,
     Stream,
     check_blocks,
