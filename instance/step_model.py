@@ -57,6 +57,7 @@ class StepModel:
         self.guests = Guests(self.blocks)
         self._numbers = count()
         self._plan: Plan | None = None
+        self._decodes_only = False  # True: all that run are past their first token, as `quiet_steps` has seen
 
     # -- requests come and go
 
@@ -99,7 +100,7 @@ class StepModel:
         self.parked.remove(request)
         if request.holding.blocks:
             request.move(State.RUNNING)
-            self.running.append(request)
+            self._run(request)
         else:
             request.move(State.WAITING)
             self._enqueue(request)
@@ -141,8 +142,9 @@ class StepModel:
             if plan.left_tokens == 0:
                 break
             if request.tokens <= request.quiet_tokens and request.computed + 1 == request.tokens:
-                plan.decode(request)
-                continue  # the common case: a decode within its block
+                plan.decodes.append(request)  # the common case, in place: a decode within its block
+                plan.left_tokens -= 1
+                continue
             if request.state is not State.RUNNING:
                 continue  # preempted in this pass
             tokens = min(request.tokens - request.computed, plan.left_tokens)
@@ -190,7 +192,7 @@ class StepModel:
         if not self.blocks.fits(request, request.tokens, hit):
             return False
         self.waiting.pop().move(State.RUNNING)
-        self.running.append(request)
+        self._run(request)
         tokens = min(request.tokens - hit, plan.left_tokens)
         self.blocks.open(request, hit + tokens, hit)
         request.computed = hit
@@ -198,6 +200,10 @@ class StepModel:
             request.cached_tokens = hit
         plan.add(request, tokens)
         return True
+
+    def _run(self, request: ModelRequest) -> None:
+        self.running.append(request)
+        self._decodes_only = False
 
     def _enqueue(self, request: ModelRequest) -> None:
         request.queued_tokens = request.tokens - self.blocks.hit(request, request.tokens - 1)
@@ -240,8 +246,10 @@ class StepModel:
         left_tokens = self.max_num_batched_tokens - len(running)
         if not running or left_tokens < 0:
             return 0
-        if any([r.tokens - r.computed != 1 or r.tokens == r.prompt_tokens for r in running]):
-            return 0
+        if not self._decodes_only:
+            self._decodes_only = all([r.tokens - r.computed == 1 and r.tokens != r.prompt_tokens for r in running])
+            if not self._decodes_only:
+                return 0
         steps = min([r.limit_tokens - r.tokens for r in running])
         if left_tokens and len(self.waiting) and self._free_slots() > 0:
             head = self.waiting.peek()
@@ -269,7 +277,7 @@ class StepModel:
 
     def load(self) -> EngineLoad:
         """Queued tokens are those that were uncached when the request was queued."""
-        uncached = [request.tokens - request.computed for request in self.running]
+        uncached = [] if self._decodes_only else [request.tokens - request.computed for request in self.running]
         return EngineLoad(
             running=len(self.running),
             waiting=len(self.waiting),
