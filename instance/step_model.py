@@ -46,10 +46,8 @@ class StepModel:
             raise ValueError(
                 f"max_model_len {max_model_len} does not fit into {total_blocks} blocks of {block_size} tokens"
             )
-        self.block_size = block_size
-        self.max_num_batched_tokens = max_num_batched_tokens
-        self.max_num_seqs = max_num_seqs
-        self.max_model_len = max_model_len
+        self.block_size, self.max_model_len = block_size, max_model_len
+        self.max_num_batched_tokens, self.max_num_seqs = max_num_batched_tokens, max_num_seqs
         self.running: list[ModelRequest] = []
         self.parked: list[ModelRequest] = []
         self.waiting = WaitingQueue()
@@ -105,8 +103,6 @@ class StepModel:
             request.move(State.WAITING)
             self._enqueue(request)
 
-    # -- requests that come from another engine (see `guests`)
-
     def lease(self, request: ModelRequest, tokens: int) -> int | None:
         self._welcome(request)
         return self.guests.lease(request, tokens)
@@ -131,8 +127,9 @@ class StepModel:
         plan = Plan(self.max_num_batched_tokens)
         self._continue_running(plan)
         if not plan.preempted:
-            while self._may_admit(plan) and self._admit(self.waiting.peek(), plan):
-                pass
+            while plan.left_tokens > 0 and len(self.waiting) and self._free_slots() > 0:
+                if not self._admit(self.waiting.peek(), plan):
+                    break
         self._plan = plan
         return plan
 
@@ -182,9 +179,6 @@ class StepModel:
 
     def _free_slots(self) -> int:
         return self.max_num_seqs - len(self.running) - len(self.parked)
-
-    def _may_admit(self, plan: Plan) -> bool:
-        return plan.left_tokens > 0 and len(self.waiting) > 0 and self._free_slots() > 0
 
     def _admit(self, request: ModelRequest, plan: Plan) -> bool:
         """Start the head of the queue, or leave it where it is for want of blocks."""
@@ -248,8 +242,8 @@ class StepModel:
             return 0
         if not self._decodes_only:
             self._decodes_only = all([r.tokens - r.computed == 1 and r.tokens != r.prompt_tokens for r in running])
-            if not self._decodes_only:
-                return 0
+        if not self._decodes_only:
+            return 0
         steps = min([r.limit_tokens - r.tokens for r in running])
         if left_tokens and len(self.waiting) and self._free_slots() > 0:
             head = self.waiting.peek()

@@ -9,32 +9,38 @@ overload is seen as soon as its first wave has been served.
 
 from __future__ import annotations
 
-from collections import deque
+from typing import NamedTuple
 
 WINDOW_S = 10.0
 SAMPLES = 512
 DEPTH = 4
 
 
+class Seen(NamedTuple):
+    at_s: float
+    ahead: int
+    rate_rps: float
+
+
 class WaitForecast:
-    """Owns the samples of one queue. Pure: the caller brings the time."""
+    """Owns the samples of one queue, less those that a later one outdoes in depth and rate: so they are few. Pure: the
+    caller brings the time."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int, float]] = deque(maxlen=SAMPLES)
+        self._seen: list[Seen] = []
 
     def started(self, ahead: int, waited_s: float, now_s: float) -> None:
-        self._seen.append((now_s, ahead, waited_s))
+        """Call in the order of time."""
+        rate_rps = (ahead + 1) / max(waited_s, 1e-3)
+        kept = [s for s in self._seen if now_s - s.at_s <= WINDOW_S and (s.ahead > ahead or s.rate_rps > rate_rps)]
+        self._seen = [*kept[-SAMPLES:], Seen(now_s, ahead, rate_rps)]
 
     def wait_s(self, ahead: int, now_s: float) -> float | None:
         """None: no crowd, or nobody was near so deep of late."""
         if ahead < DEPTH:
             return None
-        rates = [
-            (n + 1) / max(waited_s, 1e-3)
-            for at_s, n, waited_s in self._seen
-            if now_s - at_s <= WINDOW_S and DEPTH * (n + 1) >= ahead + 1
-        ]
-        return (ahead + 1) / max(rates) if rates else None
+        near = [s for s in self._seen if DEPTH * (s.ahead + 1) >= ahead + 1 and now_s - s.at_s <= WINDOW_S]
+        return (ahead + 1) / max(s.rate_rps for s in near) if near else None
 
 
 __all__ = ["DEPTH", "WINDOW_S", "WaitForecast"]

@@ -1,5 +1,7 @@
 """The forecast of a wait: by the best rate that was seen at a like depth, and silent where nothing like it was seen."""
 
+from random import Random
+
 from shoal.router.wait_forecast import DEPTH, WINDOW_S, WaitForecast
 
 
@@ -29,3 +31,16 @@ def test_old_waits_are_forgotten():
     forecast.started(ahead=9, waited_s=5.0, now_s=0.0)
     assert forecast.wait_s(ahead=9, now_s=WINDOW_S) == 5.0
     assert forecast.wait_s(ahead=9, now_s=WINDOW_S + 0.1) is None
+
+
+def test_forgetting_those_that_are_outdone_changes_no_answer():
+    rng, forecast, seen, now_s = Random(1), WaitForecast(), [], 0.0
+    for _ in range(500):
+        now_s += rng.expovariate(20)
+        ahead, waited_s = rng.randint(0, 40), rng.uniform(0.1, 9.0)
+        forecast.started(ahead, waited_s, now_s)
+        seen.append((now_s, ahead, waited_s))
+        asked = rng.randint(DEPTH, 60)
+        rates = [(n + 1) / w for at_s, n, w in seen if now_s - at_s <= WINDOW_S and DEPTH * (n + 1) >= asked + 1]
+        assert forecast.wait_s(asked, now_s) == ((asked + 1) / max(rates) if rates else None)
+    assert len(forecast._seen) < len(seen) / 10
