@@ -143,7 +143,7 @@ class Dispatcher:
         """Place whatever can be placed, in the queue's order, until one waits for what all compete for."""
         if self.view.placeable == 0:
             return
-        for route in list(self.admission.queued()):
+        for route in self.admission.queued():
             flight = self.flights[route.request_id]
             if flight.ticket.epoch:
                 if not self.returns_left or self.clock() < self.returns_after_s:

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.cluster.client_words import OFFLINE_PRIORITY
 from shoal.cluster.dispatcher import Dispatcher
 from shoal.cluster.frontend_seam import (
     VLLM_VERSION,
@@ -78,8 +79,8 @@ class ClusterClient(EngineCoreClient):
             context.error = exc
             raise
         request.cache_salt = self.tenants.salt(context.tenant, self.config.model_name)
-        if context.priority:
-            request.priority = context.priority
+        if context.priority or context.offline:
+            request.priority = max(context.priority, OFFLINE_PRIORITY) if context.offline else context.priority
         adoption = self.adopted.pop(context.resume_key, None)
         if adoption is not None and adoption.good_until_s > self.dispatcher.clock():
             ticket = self._ticket(request, context, adoption.adopted.request)
@@ -145,6 +146,8 @@ class ClusterClient(EngineCoreClient):
             arrived_s=now_s,
             deadline_s=now_s + (context.deadline_s or self.config.admission.default_deadline_s),
             traits=Traits(temperature=request.sampling_params.temperature, hour=time.localtime().tm_hour),
+            program=f"{context.tenant}/{context.program}" if context.program else "",
+            offline=context.offline,
         )
         return Ticket(
             route,

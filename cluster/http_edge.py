@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from shoal.cluster.client_words import is_offline, program_of
 from shoal.cluster.request_context import RequestContext, open_request
 from shoal.proto.config import LimitsConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, NotFound, ShoalError
@@ -90,6 +91,8 @@ class HttpEdge:
             tenant=tenant,
             priority=int(_number(headers, "x-shoal-priority", -(2**31), 2**31 - 1)),
             deadline_s=_number(headers, "x-shoal-deadline", 0, 86_400),
+            program=program_of("x-shoal-program", headers.get("x-shoal-program", "")),
+            offline=is_offline("x-shoal-class", headers.get("x-shoal-class", "")),
         )
 
 

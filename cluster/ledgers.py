@@ -77,7 +77,7 @@ class Ledgers:
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
         """It waits for a place. Raises the ShoalError that is its outcome."""
-        ticket.route = self.foreseer.predicted(ticket.route)
+        ticket.route = self.foreseer.predicted(self.view.programs.known(ticket.route))
         try:
             self._admit(ticket)
         except ShoalError as exc:
@@ -149,6 +149,7 @@ class Ledgers:
         if ticket is None:
             return None
         self.pairs.over(request_id)
+        self.view.programs.ended(ticket.route, len(ticket.delivered), self.clock())
         if ticket.delivered:
             self.foreseer.ended(ticket.route, len(ticket.delivered), over=outcome is Outcome.STOP)
             self.view.foresight = self.foreseer.foresight

@@ -20,6 +20,7 @@ class RequestContext:
     """The edge writes all but the last two fields, once; the engine client writes those.
 
     deadline_s: from now to the first token; 0 = the cluster's default. priority: smaller is served first.
+    program: which agent or workflow it is a call of; unique per tenant, empty = none. offline: nobody waits for it.
     resume_key: empty = not resumable; unique per tenant. resume_context: opaque, for the frontend that adopts it.
     error: why this request failed, set before AsyncLLM's stream ends or raises.
     """
@@ -30,6 +31,8 @@ class RequestContext:
     deadline_s: float = 0.0
     resume_key: str = ""
     resume_context: bytes = b""
+    program: str = ""
+    offline: bool = False
     instance: str = ""
     error: ShoalError | None = None
 

@@ -142,6 +142,8 @@ PolicyName = Literal[
     "llumnix_freeness",
     "llumnix_backlog",
     "memserve_prompt_tree",
+    "session_sticky",
+    "autellix",
 ]
 
 

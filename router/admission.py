@@ -8,10 +8,12 @@ Owns every request between its arrival and its first token, and promises: at mos
   QUEUED   offer, readmit          PLACED, or out: withdrawn, past its deadline, no instance for too long
   PLACED   take                    out: started, withdrawn, past its deadline; back to QUEUED: readmit
 
-Served by priority, then arrival. Who would wait past its deadline by all that is known of late is refused at once, with
-the time after which to come again: its client loses nothing by it, and nobody else waits behind it. A request that was
-accepted once is never refused by its own return (`readmit`): what already streams was let in before, so the bound may
-be passed by as much as ran on an instance that died.
+Served by priority; within one class by fair shares between tenants, and of one tenant the earliest due first. A call of
+a program is due as much earlier as its program began before it: programs that began are brought to their end, and a
+workflow's later stages do not queue behind younger programs. Who would wait past its deadline by all that is known of
+late is refused at once, with the time after which to come again: its client loses nothing by it, and nobody else waits
+behind it. A request that was accepted once is never refused by its own return (`readmit`): what already streams was let
+in before, so the bound may be passed by as much as ran on an instance that died.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from shoal.proto.config import AdmissionConfig
 from shoal.proto.errors import DeadlinePassed, InvalidArgument, NotFound, Overloaded, Unavailable
 from shoal.router.contract import RouteRequest
+from shoal.router.fair_order import FairOrder, Place
 from shoal.router.wait_forecast import WaitForecast
 
 _RATE_WINDOW_S = 10.0
@@ -31,13 +34,11 @@ _RATE_SAMPLES = 1024
 _RETRY_S = (1.0, 60.0)
 _RETRY_UNKNOWN_S = 5.0  # nothing left the queue of late: no rate to reckon with
 
-_Key = tuple[int, float, int]
-
 
 @dataclass(slots=True)
 class _Entry:
     request: RouteRequest
-    key: _Key
+    place: Place
     queued_s: float
     deadline_s: float
     ahead: int
@@ -50,8 +51,8 @@ class AdmissionQueue:
     def __init__(self, config: AdmissionConfig) -> None:
         self._config = config
         self._entries: dict[str, _Entry] = {}
-        self._order: list[tuple[_Key, str]] = []
-        self._ranks: list[_Key] = []
+        self._order = FairOrder()
+        self._placed: list[Place] = []
         self._forecast = WaitForecast()
         self._tokens = 0
         self._serial = 0
@@ -68,8 +69,7 @@ class AdmissionQueue:
         if request.context_tokens > limit:
             raise InvalidArgument("context_tokens", limit=f"at most {limit}", given=request.context_tokens)
         self._refuse_if_full(request, now_s)
-        named = request.deadline_s != float("inf")
-        deadline_s = request.deadline_s if named else request.arrived_s + self._config.default_deadline_s
+        deadline_s = self._deadline_s(request)
         self._refuse_if_late(request, deadline_s, now_s)
         self._enter(request, deadline_s, now_s)
 
@@ -83,19 +83,21 @@ class AdmissionQueue:
 
     def next(self) -> RouteRequest | None:
         """The one to place next, left where it is."""
-        return self._entries[self._order[0][1]].request if self._order else None
+        return next(iter(self._order), None)
 
     def queued(self) -> Iterator[RouteRequest]:
         """In the order in which they should be placed: when the first must wait for its adapter, others need not."""
-        return (self._entries[request_id].request for _, request_id in tuple(self._order))
+        return iter(self._order)
 
     def take(self, request_id: str) -> RouteRequest:
         """It has a place. It keeps its room here until `started`."""
         entry = self._entries.get(request_id)
         if entry is None or entry.placed:
             raise NotFound(f"request {request_id}: not queued")
-        self._unqueue(entry)
+        self._order.remove(entry.place, entry.request)
+        self._order.serve(entry.request)
         entry.placed = True
+        insort(self._placed, entry.place)
         return entry.request
 
     def started(self, request_id: str, now_s: float) -> None:
@@ -148,9 +150,10 @@ class AdmissionQueue:
         return self._tokens
 
     def check(self) -> None:
-        assert self._ranks == sorted(e.key for e in self._entries.values())
+        assert self._placed == sorted(e.place for e in self._entries.values() if e.placed)
         assert self._tokens == sum(e.request.context_tokens for e in self._entries.values())
-        assert self._order == sorted((e.key, i) for i, e in self._entries.items() if not e.placed)
+        queued = {i for i, e in self._entries.items() if not e.placed}
+        assert len(self._order) == len(queued) and {request.request_id for request in self._order} == queued
 
     def _refuse_if_full(self, request: RouteRequest, now_s: float) -> None:
         config = self._config
@@ -165,8 +168,7 @@ class AdmissionQueue:
         )
 
     def _refuse_if_late(self, request: RouteRequest, deadline_s: float, now_s: float) -> None:
-        ahead = bisect_left(self._ranks, (request.priority, request.arrived_s, self._serial + 1))
-        wait_s = self._forecast.wait_s(ahead, now_s)
+        wait_s = self._forecast.wait_s(self._ahead(request), now_s)
         if wait_s is not None and now_s + wait_s > deadline_s:
             over_s = now_s + wait_s - deadline_s
             raise Overloaded(
@@ -191,11 +193,9 @@ class AdmissionQueue:
 
     def _enter(self, request: RouteRequest, deadline_s: float, now_s: float) -> None:
         self._serial += 1
-        key = (request.priority, request.arrived_s, self._serial)
-        entry = _Entry(request, key, now_s, deadline_s, bisect_left(self._ranks, key))
-        insort(self._ranks, key)
-        self._entries[request.request_id] = entry
-        insort(self._order, (entry.key, request.request_id))
+        place = self._place(request)
+        self._entries[request.request_id] = _Entry(request, place, now_s, deadline_s, self._ahead(request))
+        self._order.add(place, request)
         self._tokens += request.context_tokens
 
     def _depart(self, request_id: str, now_s: float) -> bool:
@@ -208,13 +208,25 @@ class AdmissionQueue:
 
     def _remove(self, entry: _Entry) -> None:
         del self._entries[entry.request.request_id]
-        del self._ranks[bisect_left(self._ranks, entry.key)]
         self._tokens -= entry.request.context_tokens
-        if not entry.placed:
-            self._unqueue(entry)
+        if entry.placed:
+            del self._placed[bisect_left(self._placed, entry.place)]
+        else:
+            self._order.remove(entry.place, entry.request)
 
-    def _unqueue(self, entry: _Entry) -> None:
-        del self._order[bisect_left(self._order, (entry.key, entry.request.request_id))]
+    def _deadline_s(self, request: RouteRequest) -> float:
+        named = request.deadline_s != float("inf")
+        return request.deadline_s if named else request.arrived_s + self._config.default_deadline_s
+
+    def _place(self, request: RouteRequest) -> Place:
+        """Due as when it came, however often it comes back."""
+        early_s = 0.0 if request.began_s is None else request.arrived_s - request.began_s
+        return Place(request.priority, self._deadline_s(request) - early_s, self._serial)
+
+    def _ahead(self, request: RouteRequest) -> int:
+        """Those of its class or a higher one that have a place, and those that would get one before it."""
+        placed = bisect_left(self._placed, Place(request.priority + 1, float("-inf"), 0))
+        return placed + self._order.ahead(self._place(request), request.tenant)
 
 
 __all__ = ["AdmissionQueue"]

@@ -33,7 +33,9 @@ class RouteRequest:
 
     `context_tokens` = prompt plus output tokens that a resubmission carries: what must be computed or found in a cache.
     Smaller `priority` is served first. Times are seconds on the caller's monotonic clock. `expected_new_tokens`:
-    predicted length of its answer; None: nobody predicts.
+    predicted length of its answer; None: nobody predicts. `program`: the agent or workflow that it is a call of, unique
+    across tenants; `began_s`: when that program's first call came. `offline`: nobody waits for it, it takes what is
+    left over.
     """
 
     request_id: str
@@ -48,6 +50,9 @@ class RouteRequest:
     excluded: frozenset[str] = frozenset()
     traits: Traits = Traits()
     expected_new_tokens: float | None = None
+    program: str = ""
+    began_s: float | None = None
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from shoal.router.snapshot import Bools, Question
 
+SPARE_SHARE = 0.25  # of an instance's blocks stays free beside offline work
 FRESH_S = 0.75  # three idle heartbeats: whoever is silent for longer is not yet fenced, but others are the better bet
 
 
@@ -79,13 +80,24 @@ def _why_context(question: Question) -> str:
     return f"context_tokens: must be less than {limit}, given {question.request.context_tokens}"
 
 
+def _keep_spare(question: Question, left: Bools) -> Bools:
+    """Work that nobody waits for takes what is left over: memory that others will not need soon, where none waits."""
+    if not question.request.offline:
+        return left
+    snapshot, members = question.snapshot, question.members
+    own_blocks = (question.request.context_tokens - question.cached_tokens) / members.block_size
+    spare = snapshot.free_blocks - own_blocks - snapshot.prefill_tokens / members.block_size
+    return left & (snapshot.waiting == 0) & ((spare >= SPARE_SHARE * members.total_blocks) | (snapshot.requests == 0))
+
+
 LORA = Filter("lora", _keep_lora, lambda q: f"adapter {q.request.lora!r} is loaded on no instance", permanent=True)
 CONTEXT = Filter("context", _keep_context, _why_context, permanent=True)
 ROLE = Filter("role", _keep_role, lambda q: "no instance has a role that serves it")
 READY = Filter("ready", _keep_ready, lambda q: "every instance that could serve it is fenced or draining")
 NOT_EXCLUDED = Filter("not_excluded", _keep_not_excluded, lambda q: "every ready instance is excluded for it")
 FRESH = Filter("fresh", _keep_fresh, lambda q: "no report is fresh")
+SPARE = Filter("spare", _keep_spare, lambda q: "no instance has capacity left over for offline work")
 
-STANDARD = (CONTEXT, LORA, READY, NOT_EXCLUDED, ROLE, FRESH)
+STANDARD = (CONTEXT, LORA, READY, NOT_EXCLUDED, ROLE, FRESH, SPARE)
 
-__all__ = ["CONTEXT", "FRESH", "FRESH_S", "LORA", "NOT_EXCLUDED", "READY", "ROLE", "STANDARD", "Filter"]
+__all__ = ["CONTEXT", "FRESH", "FRESH_S", "LORA", "NOT_EXCLUDED", "READY", "ROLE", "SPARE", "STANDARD", "Filter"]

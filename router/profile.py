@@ -51,6 +51,8 @@ PROFILES: dict[str, Profile] = {
     "llumnix_freeness": Profile({"llumnix_freeness": 1.0}),
     "llumnix_backlog": Profile({"llumnix_backlog": 1.0}),
     "memserve_prompt_tree": Profile({"memserve_prompt_tree": 1.0}),
+    "session_sticky": Profile({"session_sticky": 1.0}),
+    "autellix": Profile({"autellix": 1.0}),
 }
 
 

@@ -30,6 +30,7 @@ from shoal.router.policies.dynamo import dynamo_cost
 from shoal.router.policies.llmd import llmd_prefix, llmd_queue
 from shoal.router.policies.llumnix import llumnix_backlog, llumnix_freeness
 from shoal.router.policies.memserve import memserve_prompt_tree
+from shoal.router.policies.programs import autellix, session_sticky
 from shoal.router.policies.sglang import sglang_cache_aware
 from shoal.router.snapshot import Floats, Question
 
@@ -90,6 +91,8 @@ SCORERS: dict[str, Scorer] = {
     "llumnix_freeness": llumnix_freeness,
     "llumnix_backlog": llumnix_backlog,
     "memserve_prompt_tree": memserve_prompt_tree,
+    "session_sticky": session_sticky,
+    "autellix": autellix,
 }
 
 __all__ = ["SCORERS", "Scorer", *(name for name in SCORERS if name not in TERMS)]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from shoal.router.arrays import Bools, Floats, Ints
 from shoal.router.contract import InstanceInfo, InstanceLoad, Role, RouteRequest
 from shoal.router.foresight import Foresight
+from shoal.router.programs import Programs
 
 
 class Standing(Enum):
@@ -131,6 +132,7 @@ class Question:
     disk_tokens: Floats
     now_s: float
     foresight: Foresight
+    programs: Programs
     split_from_tokens: int = 512
 
     @property

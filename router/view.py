@@ -20,6 +20,7 @@ from shoal.router.bookings import Bookings
 from shoal.router.contract import InstanceInfo, InstanceLoad, Placement, Role, RouteRequest
 from shoal.router.foresight import Foresight
 from shoal.router.prefix_index import PrefixIndex, Tier
+from shoal.router.programs import Programs
 from shoal.router.snapshot import Candidate, Floats, Ints, Members, Question, Snapshot, Standing
 
 
@@ -34,6 +35,7 @@ class ClusterView:
         self._loads: dict[str, InstanceLoad] = {}
         self._standings: dict[str, Standing] = {}
         self._turns = 0
+        self.programs = Programs()
         self.foresight = Foresight()  # whoever learns puts a new one here
         self.split_from_tokens = 512
         self._renumber([], np.zeros((Snapshot.COLUMNS, 0)))
@@ -57,6 +59,7 @@ class ClusterView:
             return
         self._feed.leave(instance)
         self._bookings.leave(instance)
+        self.programs.leave(instance)
         del self._loads[instance], self._standings[instance]
         others = [info for info in self._live.members.infos if info.id != instance]
         self._renumber(others, np.delete(self._live.table, row, axis=1))
@@ -125,6 +128,7 @@ class ClusterView:
         self._bookings.book(request.request_id, instance, tokens, now_s)
         cached_blocks = placement.cached_tokens // self._live.members.infos[row].block_size
         self._index.touch(instance, request.block_hashes[:cached_blocks])
+        self.programs.placed(request, placement, now_s)
         self._turns += 1
         self._live.turn[row] = self._turns
         self._count(instance, row)
@@ -147,7 +151,8 @@ class ClusterView:
         cached = self._reach_tokens(request, Tier.DEVICE)
         pool = self._reach_tokens(request, Tier.POOL) if self._index.holds(Tier.POOL) else cached
         disk = self._reach_tokens(request, Tier.DISK) if self._index.holds(Tier.DISK) else pool
-        return Question(request, self._shown, cached, pool, disk, now_s, self.foresight, self.split_from_tokens)
+        reach = (cached, pool, disk)
+        return Question(request, self._shown, *reach, now_s, self.foresight, self.programs, self.split_from_tokens)
 
     def snapshot(self) -> Snapshot:
         """A window on the numbers as they are at any time."""
@@ -166,6 +171,7 @@ class ClusterView:
         """The table says what the ledgers say, and nothing is negative."""
         self._index.check()
         self._bookings.check()
+        self.programs.check()
         live = self._live
         assert list(self._rows) == [i.id for i in live.members.infos] == list(self._loads) == list(self._standings)
         assert live.table.shape == (Snapshot.COLUMNS, len(self._rows))

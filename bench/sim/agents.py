@@ -71,6 +71,7 @@ class Agents:
     ) -> None:
         self.shape, self.block_size, self.max_new_tokens, self.seed = shape, block_size, max_new_tokens, seed
         self._starts_s = starts_s
+        self.spans_s: list[float] = []  # of the sessions that have ended, from first request to last answer
         self._sessions: dict[int, Session] = {}
         self.total = sum(len(fan) + 1 for number in range(len(starts_s)) for fan, _ in self._plan(number))
 
@@ -91,6 +92,7 @@ class Agents:
         session.turn += 1
         if session.turn == len(session.turns):
             del self._sessions[session.number]
+            self.spans_s.append(now_s - session.at_s)
             return []
         return self._ask(session, now_s + session.turns[session.turn][1].pause_s)
 
@@ -137,6 +139,7 @@ class Agents:
             self._names(session, ask, name if branch else ""),
             kind="sub" if branch else "turn",
             tenant=f"app{session.application}",
+            program=f"s{session.number}",
             session=session,
         )
 

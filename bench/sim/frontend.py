@@ -64,7 +64,7 @@ class SimFrontend:
         self.catch_up(now_s)
         request.frontend = self.number
         try:
-            route = self.foreseer.predicted(self._route(request))
+            route = self.foreseer.predicted(self.view.programs.known(self._route(request)))
             self.admission.offer(route, now_s)
         except Overloaded:
             return self.ended(request, End.OVERLOADED, now_s)
@@ -83,6 +83,7 @@ class SimFrontend:
             priority=request.priority,
             arrived_s=request.arrival_s,
             traits=Traits(request.kind),
+            program=request.program,
         )
 
     def hear(self, report: Report) -> None:
@@ -111,15 +112,16 @@ class SimFrontend:
         for request_id in report.ended:
             self.pairs.over(request_id)
             view.finish(request_id)
-            self._learn(request_id)
+            self._learn(request_id, at_s)
         view.observe(report.instance, report.load, at_s)
         for change, names in report.changes:
             view.block_changes(report.instance, change.value, names)  # type: ignore[arg-type]
 
-    def _learn(self, request_id: str) -> None:
+    def _learn(self, request_id: str, at_s: float) -> None:
         if request_id in self.requests:
             request, route = self.requests.pop(request_id)
             over = request.output_tokens < request.max_new_tokens
+            self.view.programs.ended(route, request.output_tokens, at_s)
             self.foreseer.ended(route, request.output_tokens, over=over)
             self.view.foresight = self.foreseer.foresight
 
@@ -127,7 +129,7 @@ class SimFrontend:
 
     def _pump(self, now_s: float) -> None:
         """Place whatever can be placed, in the queue's order."""
-        for route in list(self.admission.queued()):
+        for route in self.admission.queued():
             match place(route, self.view, self.policy, now_s, self.rng):
                 case Placement() as placement:
                     self._place(route, placement, now_s)

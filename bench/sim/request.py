@@ -37,6 +37,7 @@ class SimRequest:
     names: Sequence[bytes] = ()
     kind: str = "default"
     tenant: str = "default"
+    program: str = ""
     priority: int = 0
     session: Any = None
     frontend: int = 0

@@ -43,6 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--key", default="", help="API key (default: $SHOAL_API_KEY)")
     chat.add_argument("--model", default="", help="default: the first one that the server lists")
     chat.add_argument("--max-tokens", type=int, default=256)
+    batch = acts.add_parser("batch", help="answer a file of requests with what is left over", allow_abbrev=False)
+    batch.add_argument("file", type=Path, help="JSON lines in OpenAI's batch format")
+    batch.add_argument("--out", type=Path, help="default: FILE.out.jsonl; what is answered there is not asked again")
+    batch.add_argument("--url", default="", help="of any OpenAI server (default: this cluster's)")
+    batch.add_argument("--key", default="", help="API key (default: $SHOAL_API_KEY)")
+    batch.add_argument("--parallel", type=int, default=64, help="requests in flight at most (default: %(default)s)")
+    batch.add_argument("--timeout", type=float, default=86_400.0, help="seconds for all (default: %(default)g)")
     _add_acts_on_the_fleet(acts)
     _add_router(acts)
     acts.add_parser("bench", help="measurements; `shoal bench --help` lists them", add_help=False)
@@ -116,6 +123,10 @@ def dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
             from shoal.cluster.cli.explain import explain  # noqa: PLC0415
 
             return explain(arguments)
+        case "batch":
+            from shoal.cluster.cli.batch import batch  # noqa: PLC0415
+
+            return batch(arguments)
         case "chat":
             from shoal.cluster.cli.chat import chat  # noqa: PLC0415
 

@@ -14,7 +14,7 @@ from grpc import aio
 
 from shoal.cluster.client.errors import CallFailed
 from shoal.cluster.client.flight import Flight, Retries, RetryPolicy
-from shoal.cluster.client.request import Answer, build_request
+from shoal.cluster.client.request import Answer, Words, build_request
 from shoal.cluster.client.transport import OPTIONS, failure_of, metadata, method
 from shoal.proto.v1 import inference_pb2 as pb
 
@@ -50,16 +50,18 @@ class AsyncShoalClient:
         request_id: str = "",
         priority: int = 0,
         deadline_s: float = 0.0,
+        program: str = "",
+        service_class: str = "",
         timeout_s: float | None = None,
         **sampling: Any,
     ) -> AsyncStream:
         """Starts when iterated, and raises CallFailed then. `sampling`: fields of SamplingParams in inference.proto.
 
-        deadline_s: to the first token, judged by the server. timeout_s: of the whole, retries included.
+        deadline_s: to the first token, judged by the server. program, service_class: see docs/api.md. timeout_s: of the
+        whole, retries included.
         """
-        request = build_request(
-            prompt, token_ids, request_id or uuid.uuid4().hex, model, priority, deadline_s, sampling
-        )
+        words = Words(request_id or uuid.uuid4().hex, model, priority, deadline_s, program, service_class)
+        request = build_request(prompt, token_ids, words, sampling)
         return AsyncStream(self, Flight(request, self._retries(timeout_s)))
 
     async def cancel(self, request_id: str, *, timeout_s: float | None = 10.0) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.proto.v1 import inference_pb2 as pb
 
@@ -12,21 +12,26 @@ SAMPLING_FIELDS = frozenset(pb.SamplingParams.DESCRIPTOR.fields_by_name)
 MAX_REQUEST_ID_CHARS = 120  # the server's limit less what a repeated attempt appends
 
 
+class Words(NamedTuple):
+    """What a client says of a request beside its prompt and sampling: fields of GenerateRequest."""
+
+    request_id: str
+    model: str = ""
+    priority: int = 0
+    deadline_s: float = 0.0
+    program: str = ""
+    service_class: str = ""
+
+
 def build_request(
-    prompt: str | None,
-    token_ids: Sequence[int] | None,
-    request_id: str,
-    model: str,
-    priority: int,
-    deadline_s: float,
-    sampling: Mapping[str, Any],
+    prompt: str | None, token_ids: Sequence[int] | None, words: Words, sampling: Mapping[str, Any]
 ) -> pb.GenerateRequest:
     """Raises TypeError for an unknown argument and ValueError for one that no request can carry."""
     if (prompt is None) == (token_ids is None):
         raise TypeError("give either prompt or token_ids")
-    if len(request_id) > MAX_REQUEST_ID_CHARS:
-        raise ValueError(f"request_id: must be at most {MAX_REQUEST_ID_CHARS} characters, given {len(request_id)}")
-    request = pb.GenerateRequest(request_id=request_id, model=model, priority=priority, deadline_s=deadline_s)
+    if (chars := len(words.request_id)) > MAX_REQUEST_ID_CHARS:
+        raise ValueError(f"request_id: must be at most {MAX_REQUEST_ID_CHARS} characters, given {chars}")
+    request = pb.GenerateRequest(**words._asdict())
     if prompt is not None:
         request.text = prompt
     else:
@@ -99,4 +104,4 @@ def join(replies: Iterable[pb.GenerateReply]) -> Answer:
     return answer
 
 
-__all__ = ["Answer", "Choice", "build_request", "build_sampling", "join"]
+__all__ = ["Answer", "Choice", "Words", "build_request", "build_sampling", "join"]

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
+from shoal.cluster.client_words import is_offline, program_of
 from shoal.cluster.grpc_api.edge import Write
 from shoal.cluster.grpc_api.ports import ClusterPort, EnginePort, Models, Output
 from shoal.cluster.grpc_api.replies import Replies
@@ -60,6 +61,8 @@ class InferenceServicer:
             tenant=tenant,
             priority=request.priority,
             deadline_s=deadline_s,
+            program=program_of("program", request.program),
+            offline=is_offline("service_class", request.service_class),
             resume_key=key if resumable else "",
         )
         with self._run(key, request_id), open_request(context):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshoal/proto/v1/inference.proto\x12\x08shoal.v1\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xc9\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\'\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x12.shoal.v1.TokenIdsH\x00\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.shoal.v1.SamplingParams\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x12\n\ndeadline_s\x18\x07 \x01(\x01\x42\x08\n\x06prompt\"\xbd\x07\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x06\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x08\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\rH\t\x88\x01\x01\x12\x17\n\nmin_tokens\x18\n \x01(\rH\n\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\"\n\x1ainclude_stop_str_in_output\x18\x0e \x01(\x08\x12 \n\x13skip_special_tokens\x18\x0f \x01(\x08H\x0b\x88\x01\x01\x12\x15\n\x08logprobs\x18\x10 \x01(\rH\x0c\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x11 \x01(\rH\r\x88\x01\x01\x12;\n\nlogit_bias\x18\x12 \x03(\x0b\x32\'.shoal.v1.SamplingParams.LogitBiasEntry\x12\x11\n\tbad_words\x18\x13 \x03(\t\x12\x19\n\x11\x61llowed_token_ids\x18\x14 \x03(\r\x12\t\n\x01n\x18\x15 \x01(\r\x12\x15\n\x0bjson_schema\x18\x16 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x17 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x18 \x01(\tH\x00\x12#\n\x06\x63hoice\x18\x19 \x01(\x0b\x32\x11.shoal.v1.ChoicesH\x00\x12\x15\n\x0bjson_object\x18\x1a \x01(\x08H\x00\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0c\n\nstructuredB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x16\n\x14_skip_special_tokensB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"\x1a\n\x07\x43hoices\x12\x0f\n\x07\x63hoices\x18\x01 \x03(\t\"7\n\rResumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nnext_index\x18\x02 \x01(\r\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x1c\n\x0b\x43\x61ncelReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x9e\x02\n\rGenerateReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12)\n\x08logprobs\x18\x06 \x03(\x0b\x32\x17.shoal.v1.TokenLogprobs\x12\x15\n\rfinish_reason\x18\x07 \x01(\t\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12\x1e\n\x05usage\x18\t \x01(\x0b\x32\x0f.shoal.v1.Usage\x12\x10\n\x08instance\x18\n \x01(\t\x12\x30\n\x0fprompt_logprobs\x18\x0b \x03(\x0b\x32\x17.shoal.v1.TokenLogprobs\"4\n\rTokenLogprobs\x12#\n\x03top\x18\x01 \x03(\x0b\x32\x16.shoal.v1.TokenLogprob\"M\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\"L\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"s\n\rGetModelReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\x12\x14\n\x0cvllm_version\x18\x03 \x01(\t\x12\r\n\x05loras\x18\x04 \x03(\t\x12\x17\n\x0finstances_ready\x18\x05 \x01(\r2\x85\x02\n\tInference\x12@\n\x08Generate\x12\x19.shoal.v1.GenerateRequest\x1a\x17.shoal.v1.GenerateReply0\x01\x12<\n\x06Resume\x12\x17.shoal.v1.ResumeRequest\x1a\x17.shoal.v1.GenerateReply0\x01\x12\x38\n\x06\x43\x61ncel\x12\x17.shoal.v1.CancelRequest\x1a\x15.shoal.v1.CancelReply\x12>\n\x08GetModel\x12\x19.shoal.v1.GetModelRequest\x1a\x17.shoal.v1.GetModelReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshoal/proto/v1/inference.proto\x12\x08shoal.v1\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xf1\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\'\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x12.shoal.v1.TokenIdsH\x00\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.shoal.v1.SamplingParams\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x12\n\ndeadline_s\x18\x07 \x01(\x01\x12\x0f\n\x07program\x18\x08 \x01(\t\x12\x15\n\rservice_class\x18\t \x01(\tB\x08\n\x06prompt\"\xbd\x07\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x06\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x08\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\rH\t\x88\x01\x01\x12\x17\n\nmin_tokens\x18\n \x01(\rH\n\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\"\n\x1ainclude_stop_str_in_output\x18\x0e \x01(\x08\x12 \n\x13skip_special_tokens\x18\x0f \x01(\x08H\x0b\x88\x01\x01\x12\x15\n\x08logprobs\x18\x10 \x01(\rH\x0c\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x11 \x01(\rH\r\x88\x01\x01\x12;\n\nlogit_bias\x18\x12 \x03(\x0b\x32\'.shoal.v1.SamplingParams.LogitBiasEntry\x12\x11\n\tbad_words\x18\x13 \x03(\t\x12\x19\n\x11\x61llowed_token_ids\x18\x14 \x03(\r\x12\t\n\x01n\x18\x15 \x01(\r\x12\x15\n\x0bjson_schema\x18\x16 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x17 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x18 \x01(\tH\x00\x12#\n\x06\x63hoice\x18\x19 \x01(\x0b\x32\x11.shoal.v1.ChoicesH\x00\x12\x15\n\x0bjson_object\x18\x1a \x01(\x08H\x00\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0c\n\nstructuredB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x16\n\x14_skip_special_tokensB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"\x1a\n\x07\x43hoices\x12\x0f\n\x07\x63hoices\x18\x01 \x03(\t\"7\n\rResumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nnext_index\x18\x02 \x01(\r\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x1c\n\x0b\x43\x61ncelReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x9e\x02\n\rGenerateReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12)\n\x08logprobs\x18\x06 \x03(\x0b\x32\x17.shoal.v1.TokenLogprobs\x12\x15\n\rfinish_reason\x18\x07 \x01(\t\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12\x1e\n\x05usage\x18\t \x01(\x0b\x32\x0f.shoal.v1.Usage\x12\x10\n\x08instance\x18\n \x01(\t\x12\x30\n\x0fprompt_logprobs\x18\x0b \x03(\x0b\x32\x17.shoal.v1.TokenLogprobs\"4\n\rTokenLogprobs\x12#\n\x03top\x18\x01 \x03(\x0b\x32\x16.shoal.v1.TokenLogprob\"M\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\"L\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"s\n\rGetModelReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\x12\x14\n\x0cvllm_version\x18\x03 \x01(\t\x12\r\n\x05loras\x18\x04 \x03(\t\x12\x17\n\x0finstances_ready\x18\x05 \x01(\r2\x85\x02\n\tInference\x12@\n\x08Generate\x12\x19.shoal.v1.GenerateRequest\x1a\x17.shoal.v1.GenerateReply0\x01\x12<\n\x06Resume\x12\x17.shoal.v1.ResumeRequest\x1a\x17.shoal.v1.GenerateReply0\x01\x12\x38\n\x06\x43\x61ncel\x12\x17.shoal.v1.CancelRequest\x1a\x15.shoal.v1.CancelReply\x12>\n\x08GetModel\x12\x19.shoal.v1.GetModelRequest\x1a\x17.shoal.v1.GetModelReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,31 +36,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=44
   _globals['_TOKENIDS']._serialized_end=67
   _globals['_GENERATEREQUEST']._serialized_start=70
-  _globals['_GENERATEREQUEST']._serialized_end=271
-  _globals['_SAMPLINGPARAMS']._serialized_start=274
-  _globals['_SAMPLINGPARAMS']._serialized_end=1231
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=961
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1009
-  _globals['_CHOICES']._serialized_start=1233
-  _globals['_CHOICES']._serialized_end=1259
-  _globals['_RESUMEREQUEST']._serialized_start=1261
-  _globals['_RESUMEREQUEST']._serialized_end=1316
-  _globals['_CANCELREQUEST']._serialized_start=1318
-  _globals['_CANCELREQUEST']._serialized_end=1353
-  _globals['_CANCELREPLY']._serialized_start=1355
-  _globals['_CANCELREPLY']._serialized_end=1383
-  _globals['_GENERATEREPLY']._serialized_start=1386
-  _globals['_GENERATEREPLY']._serialized_end=1672
-  _globals['_TOKENLOGPROBS']._serialized_start=1674
-  _globals['_TOKENLOGPROBS']._serialized_end=1726
-  _globals['_TOKENLOGPROB']._serialized_start=1728
-  _globals['_TOKENLOGPROB']._serialized_end=1805
-  _globals['_USAGE']._serialized_start=1807
-  _globals['_USAGE']._serialized_end=1883
-  _globals['_GETMODELREQUEST']._serialized_start=1885
-  _globals['_GETMODELREQUEST']._serialized_end=1917
-  _globals['_GETMODELREPLY']._serialized_start=1919
-  _globals['_GETMODELREPLY']._serialized_end=2034
-  _globals['_INFERENCE']._serialized_start=2037
-  _globals['_INFERENCE']._serialized_end=2298
+  _globals['_GENERATEREQUEST']._serialized_end=311
+  _globals['_SAMPLINGPARAMS']._serialized_start=314
+  _globals['_SAMPLINGPARAMS']._serialized_end=1271
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1001
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1049
+  _globals['_CHOICES']._serialized_start=1273
+  _globals['_CHOICES']._serialized_end=1299
+  _globals['_RESUMEREQUEST']._serialized_start=1301
+  _globals['_RESUMEREQUEST']._serialized_end=1356
+  _globals['_CANCELREQUEST']._serialized_start=1358
+  _globals['_CANCELREQUEST']._serialized_end=1393
+  _globals['_CANCELREPLY']._serialized_start=1395
+  _globals['_CANCELREPLY']._serialized_end=1423
+  _globals['_GENERATEREPLY']._serialized_start=1426
+  _globals['_GENERATEREPLY']._serialized_end=1712
+  _globals['_TOKENLOGPROBS']._serialized_start=1714
+  _globals['_TOKENLOGPROBS']._serialized_end=1766
+  _globals['_TOKENLOGPROB']._serialized_start=1768
+  _globals['_TOKENLOGPROB']._serialized_end=1845
+  _globals['_USAGE']._serialized_start=1847
+  _globals['_USAGE']._serialized_end=1923
+  _globals['_GETMODELREQUEST']._serialized_start=1925
+  _globals['_GETMODELREQUEST']._serialized_end=1957
+  _globals['_GETMODELREPLY']._serialized_start=1959
+  _globals['_GETMODELREPLY']._serialized_end=2074
+  _globals['_INFERENCE']._serialized_start=2077
+  _globals['_INFERENCE']._serialized_end=2338
 # @@protoc_insertion_point(module_scope)

@@ -215,13 +215,15 @@ async def test_large_headers_are_refused():
     [
         *[("x-shoal-priority", v) for v in ("high", "", "nan", "inf", str(2**31), "1,2")],
         *[("x-shoal-deadline", v) for v in ("soon", "-1", "nan", "86401", "inf")],
+        *[("x-shoal-program", v) for v in ("a b", "p" * 129)],
+        ("x-shoal-class", "batch"),
     ],
 )
-async def test_a_header_of_ours_that_is_no_number_in_range_is_named(name, value):
+async def test_a_header_of_ours_with_an_impossible_value_is_named(name, value):
     app = Application()
     answer = await ask(app, headers=[(name, value)])
     assert (answer.status, answer.error["param"], app.calls) == (400, name, 0)
-    assert name in answer.error["message"] and repr(value) in answer.error["message"]
+    assert name in answer.error["message"] and repr(value[:40]) in answer.error["message"]
 
 
 async def test_priority_and_deadline_reach_the_request():
@@ -229,6 +231,13 @@ async def test_priority_and_deadline_reach_the_request():
     await ask(app, headers=[("x-shoal-priority", "-3"), ("x-shoal-deadline", "2.5")])
     await ask(app)
     assert [(c.priority, c.deadline_s) for c in app.contexts] == [(-3, 2.5), (0, 0)]
+
+
+async def test_program_and_class_reach_the_request():
+    app = Application()
+    await ask(app, headers=[("x-shoal-program", "build/7"), ("x-shoal-class", "offline")])
+    await ask(app)
+    assert [(c.program, c.offline) for c in app.contexts] == [("build/7", True), ("", False)]
 
 
 # -- what went wrong before the first byte

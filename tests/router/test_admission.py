@@ -39,6 +39,30 @@ def test_equal_arrival_keeps_the_order_of_offers():
     assert ids(queue_of(request("b"), request("a"), request("c"))) == ["b", "a", "c"]
 
 
+def test_a_named_deadline_makes_a_request_due_earlier():
+    assert ids(queue_of(request("a"), request("soon", arrived_s=1, deadline_s=20))) == ["soon", "a"]
+
+
+def test_calls_of_a_program_that_began_go_before_younger_programs():
+    queue = queue_of(request("young", arrived_s=5), request("old", arrived_s=9, program="p", began_s=2))
+    assert ids(queue) == ["old", "young"]
+
+
+def test_tenants_that_wait_are_served_in_turn():
+    queue = queue_of(*[request(name, tenant=name[0]) for name in ("a1", "a2", "b1")])
+    assert ids(queue) == ["a1", "b1", "a2"]
+    queue.take("a1")
+    assert ids(queue) == ["b1", "a2"]
+
+
+def test_a_request_that_comes_back_is_due_as_when_it_came():
+    queue = queue_of(request("first"), request("second", arrived_s=1))
+    queue.take("first")
+    queue.started("first", 2.0)
+    queue.readmit(request("first"), 3.0)
+    assert ids(queue) == ["first", "second"]
+
+
 def test_empty_queue_has_no_next():
     assert queue_of().next() is None
 

@@ -1,11 +1,11 @@
 import pytest
 
-from shoal.cluster.client.request import build_request, build_sampling, join
+from shoal.cluster.client.request import Words, build_request, build_sampling, join
 from shoal.proto.v1 import inference_pb2 as pb
 
 
 def build(prompt=None, token_ids=None, request_id="r", **sampling):
-    return build_request(prompt, token_ids, request_id, "", 0, 0.0, sampling)
+    return build_request(prompt, token_ids, Words(request_id), sampling)
 
 
 def test_arguments_are_the_fields_of_the_wire():

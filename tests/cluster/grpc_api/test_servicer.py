@@ -44,11 +44,13 @@ async def test_replies_carry_every_token_once_in_order_with_its_index():
 async def test_the_engine_client_learns_who_asks_and_how_urgent_it_is():
     engine = StubEngine()
     async with serving(engine) as server:
-        await call(server, "Generate", ask(request_id="r1", priority=-2, deadline_s=7.5))
+        words = {"priority": -2, "deadline_s": 7.5, "program": "p", "service_class": "offline"}
+        await call(server, "Generate", ask(request_id="r1", **words))
     (seen,) = engine.seen
     assert (seen.engine_id, seen.priority) == ("red/r1", -2)
     context = seen.context
     assert (context.request_id, context.tenant, context.priority, context.deadline_s) == ("r1", "red", -2, 7.5)
+    assert (context.program, context.offline) == ("p", True)
     assert context.resume_key == "red/r1"
     assert current_request.get() is None
 
@@ -104,6 +106,8 @@ async def test_an_adapter_is_found_by_its_name_and_an_unknown_model_is_not():
         (ask(text="x" * 100), "prompt: must be 1 to 99 tokens, given 100"),
         (ask(text="unrenderable"), "prompt: must be renderable"),
         (ask(request_id="a/b"), "request_id: must be 1 to 128 characters of [A-Za-z0-9._:-], given 'a/b'"),
+        (ask(program="a b"), "program: must be at most 128 characters of [A-Za-z0-9._:/-], given 'a b'"),
+        (ask(service_class="batch"), "service_class: must be interactive or offline, given 'batch'"),
         (ask(deadline_s=float("nan")), "deadline_s: must be 0 (the default) or more seconds, given nan"),
         (ask(sampling=pb.SamplingParams(top_p=0)), "top_p: must be above 0 and at most 1, given 0.0"),
     ],
