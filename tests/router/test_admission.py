@@ -231,6 +231,8 @@ def test_any_history_keeps_the_sums_and_everybody_leaves_in_the_end(history):
 def test_who_would_wait_past_its_deadline_is_refused_at_once_with_the_time_to_come_again():
     crowd = [request(f"r{n}", 1) for n in range(10)]
     queue = queue_of(*crowd, max_requests=100)
+    for waiting in crowd:
+        queue.take(waiting.request_id)
     queue.started("r9", 5.0)  # nine were ahead of it: two are served per second
     with pytest.raises(Overloaded, match=r"about 5\.0 s, 2\.0 s past its deadline") as refused:
         queue.offer(request("hopeless", arrived_s=5.0, deadline_s=8.0), 5.0)
