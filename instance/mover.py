@@ -54,6 +54,11 @@ class Sight:
     lora: str = ""
     unmovable: str = ""
 
+    @property
+    def computes_prompt(self) -> bool:
+        """Its first token is still to come, or the next one after a fail-over."""
+        return not self.output_tokens or self.prompt_tokens + self.output_tokens - self.computed_tokens > 1
+
 
 @dataclass(slots=True)
 class Pin:

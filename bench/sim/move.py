@@ -14,7 +14,7 @@ from shoal.bench.sim.instance import SimInstance
 from shoal.bench.sim.request import End, SimRequest
 from shoal.instance.fake_mover import sight_of
 from shoal.instance.migration import source as words
-from shoal.instance.migration.words import DISAGGREGATE, FOLLOW_S, MOVED, Ending
+from shoal.instance.migration.words import DISAGGREGATE, MOVED, Ending
 from shoal.instance.model_request import ModelRequest, State
 from shoal.router.board import Order
 
@@ -52,16 +52,18 @@ class Move:
     def _perform(self, commands: Sequence[words.Command], now_s: float) -> None:
         for command in commands:
             match command:
-                case words.Look(first, later=True):
-                    look_s = now_s + FOLLOW_S
-                    self.events.at(look_s, lambda at_s, first: self.source.ask(at_s, self._look, first), first)
+                case words.Follow(first, wait_s, park_blocks):
+                    ask = (first, park_blocks)
+                    self.events.at(now_s + wait_s, lambda at_s, ask: self.source.ask(at_s, self._follow, ask), ask)
                 case words.Look(first):
                     self.source.ask(now_s, self._look, first)
                 case words.Open():
                     self.machine.named(self._pinned)
                     self._at_target(now_s + self.hop_s, self._open)
                 case words.Send(positions):
-                    self._at_target(self._carry(len(positions), now_s), self._install, positions[-1] + 1)
+                    arrives_s = self._carry(len(positions), now_s)
+                    self._at_target(arrives_s, self._install, positions[-1] + 1)
+                    self.events.at(arrives_s, lambda at_s, _: self._feed(words.Installed(), at_s), None)
                 case words.Park(first):
                     self.source.ask(now_s, self._park, first)
                 case words.Prepare(first):
@@ -100,12 +102,22 @@ class Move:
             self._pinned = max(0, sight.sealed_blocks - first)
             self._feed(words.Seen(sight, self._pinned), now_s)
 
+    def _follow(self, now_s: float, ask: tuple[int, int]) -> None:
+        model, (first, park_blocks) = self._here(now_s), ask
+        if model is None:
+            return
+        sight = sight_of(model, self.moves.block_size)
+        pinned = max(0, sight.sealed_blocks - first)
+        stays = sight.phase is not Phase.RUNNING or sight.computes_prompt or pinned > park_blocks
+        (self._look if stays else self._park)(now_s, first)
+
     def _park(self, now_s: float, first: int) -> None:
         model = self._here(now_s)
         if model is not None:
             self.source.model.park(model)
             sight = sight_of(model, self.moves.block_size)
-            self._feed(words.Parked(sight, max(0, sight.sealed_blocks - first)), now_s)
+            self._pinned = max(0, sight.sealed_blocks - first)
+            self._feed(words.Parked(sight, self._pinned), now_s)
 
     def _unpark(self, now_s: float, _: None) -> None:
         if self._model is not None and self._model.state is State.PARKED:
@@ -125,7 +137,7 @@ class Move:
         self._feed(words.Opened(tuple(range(min(hit_tokens // size, self._pinned), self._pinned))), now_s)
 
     def _install(self, now_s: float, blocks: int) -> None:
-        self._grow(now_s, blocks * self.moves.block_size, words.Installed())
+        self._grow(now_s, blocks * self.moves.block_size)
 
     def _hold(self, now_s: float, _: None) -> None:
         model, leased = self._model, self._leased
@@ -138,14 +150,12 @@ class Move:
             held = self.target.model.hold(leased, model.computed)
             self._feed(words.Prepared() if held else words.Declined("no run slot", no_room=True), now_s)
 
-    def _grow(self, now_s: float, tokens: int, then: words.Event | None = None) -> bool:
+    def _grow(self, now_s: float, tokens: int) -> bool:
         if self._leased is None or self._leased.state is State.DONE:
             return False
         grown = self.target.model.guests.grow(self._leased, tokens)
         if not grown:
             self._feed(words.Declined("no room", no_room=True), now_s)
-        elif then is not None:
-            self._feed(then, now_s)
         return grown
 
     def _drop(self, now_s: float, _: None) -> None:

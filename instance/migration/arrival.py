@@ -11,6 +11,7 @@ import contextlib
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from shoal.instance.frames import held_of
@@ -48,6 +49,7 @@ class Arrival:
         self.output: list[int] = []
         self.segment: Segment | None = None
         self.lease: Lease | None = None  # the step thread's
+        self.sealing: Future[None] | None = None  # the last one: the next parcel may come meanwhile
         self.ending: asyncio.Task[None] | None = None
 
     @property
@@ -131,7 +133,7 @@ class Arrival:
         blocks = self.parcel.blocks
         await self._grow(blocks.output)
         await self._write(positions, blocks.payload, blocks.offset, blocks.checksum)
-        await on_step_thread(self.home, lambda: self._on_lease(lambda lease: self.mover.seal(lease, sealed)))
+        self.sealing = self.home.stepper.ask(lambda: self._on_lease(lambda lease: self.mover.seal(lease, sealed)))
         return words.Installed()
 
     async def _grow(self, tokens: Iterable[int]) -> None:
@@ -184,6 +186,8 @@ class Arrival:
             self.mover.hold(lease, state)
 
         await on_step_thread(self.home, lambda: self._on_lease(hold_now))
+        if self.sealing is not None:
+            self.sealing.result()  # asked before, so it is over
         return words.Held()
 
     # -- ends

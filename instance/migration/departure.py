@@ -25,7 +25,7 @@ from shoal.instance.migration.line import Dial, Line, LineLost
 from shoal.instance.migration.segment import NoSegment, Segment
 from shoal.instance.migration.source import PAUSED, Source, Stage
 from shoal.instance.migration.source_frames import handover_frame, moved_frame, open_frame, refusal
-from shoal.instance.migration.words import DISAGGREGATE, FOLLOW_S, MOVED, Ending, Patience, Sizes
+from shoal.instance.migration.words import DISAGGREGATE, MOVED, Ending, Patience, Sizes
 from shoal.instance.mover import Gone, Mover, Pin
 from shoal.instance.stepper import EngineDied
 from shoal.proto.failpoints import ahit, hit
@@ -108,8 +108,10 @@ class Departure:
     def _perform(self, commands: list[words.Command]) -> None:
         for command in commands:
             match command:
-                case words.Look(first, later):
-                    self._act(self._look, first, later)
+                case words.Look(first):
+                    self._act(self._look, first)
+                case words.Follow(first, wait_s, park_blocks):
+                    self._act(self._follow, first, wait_s, park_blocks)
                 case words.Open():
                     self._act(self._open)
                 case words.Send(positions):
@@ -157,11 +159,15 @@ class Departure:
 
     # -- acts
 
-    async def _look(self, first: int, later: bool) -> words.Event:
-        if later:
-            await asyncio.sleep(FOLLOW_S)
+    async def _look(self, first: int) -> words.Event:
         await ahit("departure.look")
         return words.Seen(*await on_step_thread(self.home, lambda: self.grip.look(first)))
+
+    async def _follow(self, first: int, wait_s: float, park_blocks: int) -> words.Event:
+        await asyncio.sleep(wait_s)
+        await ahit("departure.look")
+        seen = await on_step_thread(self.home, lambda: self.grip.follow(first, park_blocks))
+        return words.Parked(*seen) if self.grip.parked else words.Seen(*seen)
 
     async def _open(self) -> words.Event:
         await ahit("departure.open")
@@ -200,7 +206,8 @@ class Departure:
         payload, checksum = await self._read(pin, positions)
         copy_s = clock() - began_s
         new = [pin.hashes[position - pin.first] for position in positions if position >= self.named]
-        blocks = pb.Blocks(positions=positions, hashes=new, output=self._news(), payload=payload, checksum=checksum)
+        news = self._news(least=2)
+        blocks = pb.Blocks(positions=positions, hashes=new, output=news, payload=payload, checksum=checksum)
         receipt = await self._exchange(pb.Parcel(blocks=blocks))
         if receipt.WhichOneof("receipt") != "installed":
             return refusal(receipt)
@@ -226,9 +233,12 @@ class Departure:
 
         return await self.means.copier.run(read) if positions else (b"", 0)
 
-    def _news(self) -> list[int]:
-        """Output tokens that the target has not been told of."""
+    def _news(self, least: int = 0) -> list[int]:
+        """Output tokens that the target has not been told of; fewer than `least` are not worth a step boundary there:
+        sealed blocks are without the last one."""
         news = self.held.output[self.told_tokens :]
+        if len(news) < least:
+            return []
         self.told_tokens += len(news)
         return news
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.instance.mover import Mover, Pin, RequestState, Sight
+from shoal.instance.mover import Mover, Phase, Pin, RequestState, Sight
 
 ALL = 1 << 30
 
@@ -25,6 +25,12 @@ class Grip:
         pin = self.mover.pin(self.engine_id, first, ALL)
         self.pins.append(pin)
         return sight, pin.blocks
+
+    def follow(self, first: int, park_blocks: int) -> tuple[Sight, int]:
+        """As `look`; `parked` if it has its first token now, and at most so many blocks are pinned."""
+        sight, pinned = self.look(first)
+        stays = sight.phase is not Phase.RUNNING or sight.computes_prompt or sight.unmovable or pinned > park_blocks
+        return (not stays and self.park(first)) or (sight, pinned)
 
     def unpin(self) -> None:
         while self.pins:

@@ -2,9 +2,9 @@
 
 stage       what it waits for                                    may become
 LOOKING     the engine's word on the request                     OPENING (running), PARKING (waiting), ENDED
-OPENING     the target's lease: which blocks it lacks            COPYING, ENDED
+OPENING     the target's lease: which blocks it lacks            COPYING, FLUSHING (parked), PREPARING (parked), ENDED
 COPYING     receipts of sealed blocks; the request runs on       COPYING, PARKING, ENDED
-PARKING     a step boundary to take it out of the batch          FLUSHING, PREPARING, DECIDING (waiting), ENDED
+PARKING     a step boundary to take it out of the batch          OPENING, FLUSHING, PREPARING, DECIDING (waiting), ENDED
 FLUSHING    receipts of blocks that sealed until it was parked   PREPARING, ENDED
 PREPARING   the target's word that it holds everything           DECIDING, ENDED
 DECIDING    the owner's word                                     ENDED
@@ -15,7 +15,8 @@ every ending from PARKING on but the committed one. An owner that decided withou
 so what an unparked request still says is not believed.
 
 A move planned at admission *follows* its request: it looks on until the prompt is being computed, copies each chunk's
-blocks while later chunks compute, and counts stages towards the limit only from the first token on.
+blocks while later chunks compute, and counts stages towards the limit only from the first token on. With that token the
+request is parked at once: for what the last chunk sealed, and the lease itself where there was but one chunk, it waits.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from shoal.instance.migration.source_words import (
     Declined,
     Event,
     Expired,
+    Follow,
     HandOver,
     InFlight,
     Installed,
@@ -45,7 +47,7 @@ from shoal.instance.migration.source_words import (
     Settled,
     Unpark,
 )
-from shoal.instance.migration.words import Ending, Patience, Sizes
+from shoal.instance.migration.words import FOLLOW_S, QUEUED_S, Ending, Patience, Sizes
 from shoal.instance.mover import Phase, Sight
 
 
@@ -62,9 +64,9 @@ class Stage(Enum):
 
 NEXT: dict[Stage, frozenset[Stage]] = {
     Stage.LOOKING: frozenset({Stage.OPENING, Stage.PARKING, Stage.ENDED}),
-    Stage.OPENING: frozenset({Stage.COPYING, Stage.ENDED}),
+    Stage.OPENING: frozenset({Stage.COPYING, Stage.FLUSHING, Stage.PREPARING, Stage.ENDED}),
     Stage.COPYING: frozenset({Stage.COPYING, Stage.PARKING, Stage.ENDED}),
-    Stage.PARKING: frozenset({Stage.PARKING, Stage.FLUSHING, Stage.PREPARING, Stage.DECIDING, Stage.ENDED}),
+    Stage.PARKING: frozenset({Stage.OPENING, Stage.FLUSHING, Stage.PREPARING, Stage.DECIDING, Stage.ENDED}),
     Stage.FLUSHING: frozenset({Stage.FLUSHING, Stage.PREPARING, Stage.ENDED}),
     Stage.PREPARING: frozenset({Stage.DECIDING, Stage.ENDED}),
     Stage.DECIDING: frozenset({Stage.ENDED}),
@@ -93,11 +95,12 @@ class Source:
         self._sent = 0  # the target has blocks 0.._sent-1, once _queue is empty
         self._queue: list[int] = []
         self._waiting = False  # it has no KV to copy
+        self._leased = self._parked = False
         self._story: list[str] = []
 
     def start(self, now_s: float) -> list[Command]:
         self.opened_s, self.deadline_s = now_s, now_s + self.patience.look_s
-        return [Look(0)]
+        return [self._look(0.0)]
 
     def feed(self, event: Event, now_s: float) -> list[Command]:
         """What to do now. An ended move does nothing. Raises IllegalMove for an event that this stage cannot have."""
@@ -120,7 +123,10 @@ class Source:
             case Stage.LOOKING, Seen(sight, _):
                 return self._looked(sight, now_s)
             case Stage.OPENING, Opened(missing):
-                return self._copy(list(missing), now_s)
+                return self._opened(list(missing), now_s)
+            case ((Stage.LOOKING | Stage.COPYING), Parked(sight, pinned)):
+                self._enter(Stage.PARKING, now_s, 0.0)
+                return self._was_parked(sight, pinned, now_s)
             case Stage.COPYING, Installed():
                 return self._next_parcel(now_s)
             case Stage.COPYING, Seen(sight, pinned):
@@ -128,7 +134,7 @@ class Source:
             case Stage.PARKING, InFlight():
                 return [Park(self._sent)]
             case Stage.PARKING, Parked(sight, pinned):
-                return self._parked(sight, pinned, now_s)
+                return self._was_parked(sight, pinned, now_s)
             case Stage.FLUSHING, Installed():
                 return self._next_parcel(now_s)
             case Stage.PREPARING, Prepared():
@@ -141,7 +147,7 @@ class Source:
 
     def _looked(self, sight: Sight, now_s: float) -> list[Command]:
         if self._is_early(sight) and (sight.phase is Phase.WAITING or sight.unmovable or not sight.sealed_blocks):
-            return self._look_later(now_s)
+            return self._look_later(sight, now_s)
         if sight.phase is Phase.WAITING:
             self._waiting = True
             return self._park(now_s)
@@ -150,6 +156,10 @@ class Source:
         self._early_stages += self._is_early(sight)
         self._enter(Stage.OPENING, now_s, self.patience.open_s)
         return [Open()]
+
+    def _opened(self, missing: list[int], now_s: float) -> list[Command]:
+        self._leased = True
+        return self._flush(missing, now_s) if self._parked else self._copy(missing, now_s)
 
     def _copy(self, positions: list[int], now_s: float) -> list[Command]:
         self.stages += 1
@@ -165,7 +175,10 @@ class Source:
         if self.stage is Stage.FLUSHING:
             return self._prepare(now_s)
         self.deadline_s = now_s + self.patience.look_s
-        return [Look(self._sent)]
+        return [self._look(0.0)]
+
+    def _look(self, wait_s: float) -> Command:
+        return Follow(self._sent, wait_s, self.sizes.followed_blocks) if self.follow else Look(self._sent)
 
     def named(self, blocks: int) -> None:
         """Blocks 0..blocks-1 were named in Open: what is not missing of them is there already."""
@@ -176,7 +189,7 @@ class Source:
             return self._undo(Ending.SOURCE_GONE, "preempted")
         if self._is_early(sight):
             if not pinned:
-                return self._look_later(now_s)
+                return self._look_later(sight, now_s)
             self._early_stages += 1
             return self._copy(self._take(pinned), now_s)
         if pinned == 0:
@@ -188,13 +201,11 @@ class Source:
         return self._copy(self._take(pinned), now_s)
 
     def _is_early(self, sight: Sight) -> bool:
-        """It still computes what a first token, or the next one after a fail-over, needs."""
-        uncomputed = sight.prompt_tokens + sight.output_tokens - sight.computed_tokens
-        return self.follow and (not sight.output_tokens or uncomputed > 1)
+        return self.follow and sight.computes_prompt
 
-    def _look_later(self, now_s: float) -> list[Command]:
+    def _look_later(self, sight: Sight, now_s: float) -> list[Command]:
         self.deadline_s = now_s + self.patience.look_s
-        return [Look(self._sent, later=True)]
+        return [self._look(QUEUED_S if sight.phase is Phase.WAITING else FOLLOW_S)]
 
     def _take(self, pinned: int) -> list[int]:
         positions = list(range(self._sent, self._sent + pinned))
@@ -207,15 +218,21 @@ class Source:
         self._enter(Stage.PARKING, now_s, self.patience.park_s)
         return [Park(self._sent)]
 
-    def _parked(self, sight: Sight, pinned: int, now_s: float) -> list[Command]:
-        self.parked_s = now_s
+    def _was_parked(self, sight: Sight, pinned: int, now_s: float) -> list[Command]:
+        self._parked, self.parked_s = True, now_s
         if self._waiting:
             return self._undo(Ending.UNDONE, "it began to run") if sight.computed_tokens else self._decide(now_s)
         if sight.sealed_blocks < self._sent or not sight.computed_tokens:
             return self._undo(Ending.SOURCE_GONE, "preempted")
-        self._queue = self._take(pinned)
-        if not self._queue:
+        if not self._leased:
+            self._enter(Stage.OPENING, now_s, self.patience.prepare_s)
+            return [Open()]
+        return self._flush(self._take(pinned), now_s)
+
+    def _flush(self, positions: list[int], now_s: float) -> list[Command]:
+        if not positions:
             return self._prepare(now_s)
+        self._queue = positions
         self._enter(Stage.FLUSHING, now_s, self.patience.prepare_s)
         return self._next_parcel(now_s)
 
@@ -244,7 +261,7 @@ class Source:
         return self._undo(Ending.TARGET_LOST, f"no answer while {self.stage.value}")
 
     def _undo(self, ending: Ending, detail: str) -> list[Command]:
-        paused = self.stage in PAUSED
+        paused = self.stage in PAUSED or self.follow  # whose last look may be about to park it
         self._end(ending, detail)
         return [Unpark()] if paused else []
 

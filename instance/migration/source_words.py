@@ -84,10 +84,20 @@ Event = Seen | Opened | Declined | Installed | InFlight | Parked | Prepared | Se
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Ask the engine, and pin the sealed blocks from `first` on. `later`: there was nothing new a moment ago."""
+    """Ask the engine, and pin the sealed blocks from `first` on."""
 
     first: int
-    later: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """As Look, after `wait_s`. What has made its first token is parked at once, if at most `park_blocks` are pinned:
+    the next step may be another prompt's and long. Then the answer is Parked.
+    """
+
+    first: int
+    wait_s: float
+    park_blocks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,15 +47,17 @@ class Patience:
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """A stage copies what had sealed when it began. Once `stages` are over, up to `last_blocks` are copied in the
-    pause.
+    pause; of a followed request up to `followed_blocks`, about a chunk.
     """
 
     stages: int = 8
     last_blocks: int = 8
+    followed_blocks: int = 128
 
 
 DISAGGREGATE = "disaggregate"  # as reason of a Move: begun before the prefill, handed over after the first token
 FOLLOW_S = 0.002  # between two looks at a request that computes its prompt
+QUEUED_S = 0.02  # or waits for that
 
 
-__all__ = ["DISAGGREGATE", "FOLLOW_S", "MOVED", "Ending", "Patience", "Sizes"]
+__all__ = ["DISAGGREGATE", "FOLLOW_S", "MOVED", "QUEUED_S", "Ending", "Patience", "Sizes"]

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from shoal.instance.migration import source as s
 from shoal.instance.migration import target as t
-from shoal.instance.migration.words import Ending, Patience, Sizes
+from shoal.instance.migration.words import FOLLOW_S, QUEUED_S, Ending, Patience, Sizes
 from shoal.instance.mover import Phase, Sight
 
 PATIENCE = Patience()
@@ -77,30 +77,67 @@ def test_the_rest_after_the_last_stage_is_copied_in_the_pause_if_it_is_small():
     assert m.feed(s.Parked(sight(Phase.MOVING, sealed=5), 3), 0.2) == [s.Send((2, 3))]
 
 
-def test_a_planned_move_follows_the_prefill_and_hands_over_after_the_first_token():
-    m = s.Source(2, patience=PATIENCE, sizes=Sizes(stages=1, last_blocks=1), follow=True)
-    m.start(0.0)
-    assert m.feed(s.Seen(sight(Phase.WAITING, computed=0, sealed=0, output=0), 0), 0.0) == [s.Look(0, later=True)]
+def follow(first: int, wait_s: float = 0.0) -> s.Follow:
+    return s.Follow(first, wait_s, 4)
+
+
+def following() -> s.Source:
+    m = s.Source(2, patience=PATIENCE, sizes=Sizes(stages=1, last_blocks=1, followed_blocks=4), follow=True)
+    assert m.start(0.0) == [follow(0)]
+    return m
+
+
+def test_a_planned_move_follows_the_prefill_and_parks_at_the_first_token():
+    m = following()
+    assert m.feed(s.Seen(sight(Phase.WAITING, computed=0, sealed=0, output=0), 0), 0.0) == [follow(0, QUEUED_S)]
     assert m.feed(s.Seen(sight(output=0), 2), 0.1) == [s.Open()]
     m.named(2)
     assert m.feed(s.Opened((0, 1)), 0.1) == [s.Send((0, 1))]
-    assert m.feed(s.Installed(), 0.2) == [s.Look(2)]
-    assert m.feed(s.Seen(sight(output=0), 0), 0.2) == [s.Look(2, later=True)]
+    assert m.feed(s.Installed(), 0.2) == [follow(2)]
+    assert m.feed(s.Seen(sight(output=0), 0), 0.2) == [follow(2, FOLLOW_S)]
     assert m.feed(s.Seen(sight(output=0, sealed=4), 2), 0.2) == [s.Send((2, 3))]
-    assert m.feed(s.Installed(), 0.3) == [s.Look(4)]
-    assert m.feed(s.Seen(sight(output=1, sealed=6), 2), 0.3) == [s.Send((4, 5))]
-    assert m.feed(s.Installed(), 0.3) == [s.Look(6)]
-    assert m.feed(s.Seen(sight(output=2, sealed=6), 0), 0.3) == [s.Park(6)]
+    assert m.feed(s.Installed(), 0.3) == [follow(4)]
+    assert m.feed(s.Parked(sight(Phase.MOVING, output=1, sealed=6), 2), 0.3) == [s.Send((4, 5))]
+    assert m.feed(s.Installed(), 0.3) == [s.Prepare(6)]
+
+
+def test_a_prompt_of_one_chunk_waits_parked_for_its_lease():
+    m = following()
+    assert m.feed(s.Parked(sight(Phase.MOVING, output=1, sealed=3), 3), 0.1) == [s.Open()]
+    m.named(3)
+    assert m.feed(s.Opened((1, 2)), 0.1) == [s.Send((1, 2))]
+    assert m.feed(s.Installed(), 0.2) == [s.Prepare(3)]
+
+
+def test_what_the_target_has_already_is_not_sent_to_a_lease_that_was_waited_for():
+    m = following()
+    m.feed(s.Parked(sight(Phase.MOVING, output=1, sealed=3), 3), 0.1)
+    m.named(3)
+    assert m.feed(s.Opened(()), 0.1) == [s.Prepare(3)]
+
+
+def test_a_planned_move_that_fails_lets_go_of_what_its_last_look_parks():
+    m = following()
+    m.feed(s.Seen(sight(output=0), 2), 0.1)
+    assert m.feed(s.LineLost(), 0.2) == [s.Unpark()]
+
+
+def test_much_that_is_unsent_at_the_first_token_is_copied_while_it_runs_on():
+    m = following()
+    assert m.feed(s.Seen(sight(output=1, sealed=9), 9), 0.1) == [s.Open()]
+    m.named(9)
+    m.feed(s.Opened((7, 8)), 0.1)
+    assert m.feed(s.Installed(), 0.2) == [follow(9)]
 
 
 def test_a_planned_move_whose_request_does_not_begin_is_no_reason_to_give_up_while_its_engine_answers():
-    m = s.Source(2, patience=PATIENCE, follow=True)
-    m.start(0.0)
+    m = following()
     for second in range(1, 60):
         now_s = float(second)
         m.feed(s.Expired(), now_s)
-        assert m.feed(s.Seen(sight(Phase.WAITING, computed=0, sealed=0, output=0), 0), now_s) == [s.Look(0, later=True)]
-    assert m.feed(s.Expired(), 59.0 + PATIENCE.look_s) == []
+        seen = s.Seen(sight(Phase.WAITING, computed=0, sealed=0, output=0), 0)
+        assert m.feed(seen, now_s) == [follow(0, QUEUED_S)]
+    m.feed(s.Expired(), 59.0 + PATIENCE.look_s)
     assert m.ending is Ending.SOURCE_SLOW
 
 
@@ -165,10 +202,11 @@ class Moves(RuleBasedStateMachine):
     owner is one number: which side it believes.
     """
 
-    @initialize(waiting=st.booleans(), stages=st.integers(1, 3))
-    def begin(self, waiting: bool, stages: int) -> None:
+    @initialize(waiting=st.booleans(), stages=st.integers(1, 3), follow=st.booleans())
+    def begin(self, waiting: bool, stages: int, follow: bool) -> None:
         self.now_s, self.blocks, self.waiting = 0.0, 2, waiting
-        self.source = s.Source(2, patience=PATIENCE, sizes=Sizes(stages=stages, last_blocks=2))
+        sizes = Sizes(stages=stages, last_blocks=2, followed_blocks=3)
+        self.source = s.Source(2, patience=PATIENCE, sizes=sizes, follow=follow)
         self.target = t.Target(patience=PATIENCE)
         self.due: list[s.Command] = self.source.start(0.0)
         self.parked = self.released = self.leased = self.runs_there = self.stream = False
@@ -209,6 +247,12 @@ class Moves(RuleBasedStateMachine):
                 phase = Phase.WAITING if self.waiting else Phase.RUNNING
                 seen = sight(phase, sealed=self.blocks, computed=0 if self.waiting else 4 * self.blocks + 1)
                 self.to_source(s.Seen(seen, 0 if self.waiting else self.blocks - first))
+            case s.Follow(first, _, park_blocks):
+                self.blocks += sealed
+                pinned, self.parked = self.blocks - first, not sealed and self.blocks - first <= park_blocks
+                phase, output = Phase.MOVING if self.parked else Phase.RUNNING, 0 if sealed == 1 else 2
+                seen = sight(phase, sealed=self.blocks, computed=4 * self.blocks + 1, output=output)
+                self.to_source(s.Parked(seen, pinned) if self.parked else s.Seen(seen, pinned))
             case s.Open():
                 self.source.named(self.blocks)
                 self.exchange(t.OpenCame(self.blocks), t.Leased((1,)), answer, s.Opened((1,)))
