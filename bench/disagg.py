@@ -3,7 +3,9 @@ router, roles and migration machine over modelled engines.
 
 Colocated fleets differ in the chunk (token budget of a step); split ones in how many prefill. The adaptive split
 begins with one instance in four decoding and changes roles by load. Every fleet gets the same requests at the same
-times, all with live migration on. `pause_steps_p99`: from parked to taken over, in lone decode steps.
+times, all with live migration on. `pause_steps`: from parked to taken over, in lone decode steps.
+
+By default: a 70B model on four A100, whose KV is 320 KiB per token, each with a 200 Gbit/s adapter of its own.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ KEPT = ("goodput", "slo_met_share", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms_p50",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--instances", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=3000)
-    parser.add_argument("--rate", type=float, default=8.0, help="requests per second, over all instances")
+    parser.add_argument("--instances", type=int, default=8)
+    parser.add_argument("--requests", type=int, default=800)
+    parser.add_argument("--rate", type=float, default=6.0, help="requests per second, over all instances")
     parser.add_argument("--cv", type=float, default=3.0, help="of the gaps between arrivals")
     parser.add_argument("--input-tokens", type=int, default=3000)
     parser.add_argument("--output-tokens", type=int, default=200)
-    parser.add_argument("--step-time", default="llama-3.1-8b/h100/tp1", help="a name of the catalogue")
+    parser.add_argument("--step-time", default="llama-3.1-70b/a100/tp4", help="a name of the catalogue")
+    parser.add_argument("--kv-bytes-per-token", type=int, default=327_680)
+    parser.add_argument("--link-bytes-per-s", type=float, default=100e9, help="of each instance, out and in")
     parser.add_argument("--policy", default="prefix_least_work")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
@@ -51,14 +55,21 @@ def config_of(args: argparse.Namespace, fleet: dict[str, Any]) -> SimConfig:
         "max_input_tokens": 32_000,
         "max_output_tokens": 2_000,
     }
-    common = {"instances": args.instances, "policy": args.policy, "step_time": args.step_time, "seed": args.seed}
-    return parse_sim_config({"workload": workload, "migration": {}, "in_flight_bytes": 1 << 30, **common, **fleet})
+    common = {
+        "instances": args.instances,
+        "policy": args.policy,
+        "step_time": args.step_time,
+        "seed": args.seed,
+        "kv_bytes_per_token": args.kv_bytes_per_token,
+        "link_bytes_per_s": args.link_bytes_per_s,
+    }
+    return parse_sim_config({"workload": workload, "migration": {}, "in_flight_bytes": 1 << 28, **common, **fleet})
 
 
 def fleets(instances: int) -> dict[str, dict[str, Any]]:
     """By name: colocated:CHUNK, split:PREFILL+DECODE, adaptive."""
     found: dict[str, dict[str, Any]] = {f"colocated:{chunk}": {"max_num_batched_tokens": chunk} for chunk in CHUNKS}
-    for prefill in range(1, instances):
+    for prefill in sorted({instances // 2, instances - max(1, instances // 4), instances - 1}):
         found[f"split:{prefill}+{instances - prefill}"] = _split(prefill, instances)
     found[ADAPTIVE] = _split(instances - max(1, instances // 4), instances) | {"adaptive_roles": True}
     return found
@@ -79,7 +90,7 @@ def run_fleet(name: str, config: SimConfig) -> dict[str, Any]:
     return {
         "fleet": name,
         **{key: summary[key] for key in KEPT},
-        "pause_steps_p99": table["pause_ms_p99"] / lone_ms,
+        **{f"pause_steps_{p}": table[f"pause_ms_{p}"] / lone_ms for p in ("p50", "p99")},
         "moves_by_ending": table["moves_by_ending"],
         "role_changes": sum(len(plugin.changes) for plugin in roles),
     }

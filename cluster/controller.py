@@ -282,7 +282,7 @@ class Controller:
     def _adapt_roles(self, now_s: float) -> None:
         lone_s = self.config.slo.decode_step_ms / 1e3
         hosts, rules = self.planner.hosts(self.slots.values()), self.config.disaggregation
-        self.role_state, change = change_role(self.role_state, hosts, now_s, lone_s, 3 * lone_s, rules)
+        self.role_state, change = change_role(self.role_state, hosts, now_s, lone_s, rules)
         if change is not None:
             self.set_roles({change.instance: change.role.value})
 

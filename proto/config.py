@@ -109,6 +109,7 @@ class DisaggregationConfig(Section):
         512, description="prompts with at least so many tokens to compute go to a prefill instance"
     )
     adaptive: bool = Field(False, description="change roles by load: decodes are packed up to the TPOT goal")
+    tpot_steps: float = Field(1.3, gt=1, description="that goal, in decode steps of a batch of one")
     patience_s: PositiveFloat = Field(1.0, description="for so long before a role is changed")
     cooldown_s: PositiveFloat = Field(5.0, description="between two changes")
 

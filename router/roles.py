@@ -10,6 +10,7 @@ Of a decode step only what exceeds a lone one's time grows with the load, so wit
 
   n' = ceil(n x max((s - lone) / (goal - lone), used share of KV / FULL)),  at least 1, and at least 1 for prefill
 
+Fewer than now only if as many would do at `EASY` of the goal: else the one that is spared would be missed at once.
 A change must be wanted for `patience_s` without a break, goes one instance at a time, and is followed by a rest.
 """
 
@@ -27,6 +28,7 @@ from shoal.router.fleet import Host
 from shoal.router.snapshot import Snapshot
 
 FULL = 0.85
+EASY = 0.8
 ROUNDING = 1e-9
 
 
@@ -81,8 +83,9 @@ def decodes_wanted(decoders: Sequence[Host], hosts: int, lone_step_s: float, tpo
         return 1
     step_s = sum(max(host.step_s, lone_step_s) if host.running else lone_step_s for host in decoders) / len(decoders)
     used = 1 - sum(host.free_blocks for host in decoders) / sum(host.total_blocks for host in decoders)
-    share = max((step_s - lone_step_s) / (tpot_s - lone_step_s), used / FULL)
-    return min(max(math.ceil(len(decoders) * share - ROUNDING), 1), max(hosts - 1, 1))
+    needed = len(decoders) * max((step_s - lone_step_s) / (tpot_s - lone_step_s), used / FULL) - ROUNDING
+    wanted = max(math.ceil(needed), min(math.ceil(needed / EASY), len(decoders)))
+    return min(max(wanted, 1), max(hosts - 1, 1))
 
 
 def change_role(
@@ -90,7 +93,6 @@ def change_role(
     hosts: Sequence[Host],
     now_s: float,
     lone_step_s: float,
-    tpot_s: float,
     rules: DisaggregationConfig,
 ) -> tuple[RoleState, RoleChange | None]:
     """Mixed and draining hosts are left alone. The one that changes has the least to lose by it."""
@@ -99,7 +101,7 @@ def change_role(
     prefillers = [host for host in own if host.role is Role.PREFILL]
     if len(own) < 2:
         return state, None
-    wanted = decodes_wanted(decoders, len(own), lone_step_s, tpot_s) - len(decoders)
+    wanted = decodes_wanted(decoders, len(own), lone_step_s, rules.tpot_steps * lone_step_s) - len(decoders)
     direction = (wanted > 0) - (wanted < 0)
     if direction != state.wanted:
         return RoleState(direction, now_s, state.changed_s), None

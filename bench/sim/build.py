@@ -77,7 +77,9 @@ def build_moves(config: SimConfig) -> list[Moves]:
 
 def build_roles(config: SimConfig, moves: Moves) -> Roles:
     """The plug-in that changes roles by load."""
-    rules = DisaggregationConfig(patience_s=config.role_patience_s, cooldown_s=config.role_cooldown_s)
+    rules = DisaggregationConfig(
+        tpot_steps=config.role_tpot_steps, patience_s=config.role_patience_s, cooldown_s=config.role_cooldown_s
+    )
     return Roles(rules, moves, lone_step_s=step_times(config).step_ms(StepWork(decodes=1)) / 1e3)
 
 

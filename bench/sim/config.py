@@ -109,6 +109,7 @@ class SimConfig(Section):
     decode_instances: int = Field(0, ge=0)
     split_from_tokens: PositiveInt = 512
     adaptive_roles: bool = Field(False, description="change roles by load, as the controller does")
+    role_tpot_steps: float = Field(1.3, gt=1)
     role_patience_s: PositiveFloat = 1.0
     role_cooldown_s: PositiveFloat = 5.0
     predict_lengths: bool = Field(False, description="frontends learn the length of each answer, as in production")

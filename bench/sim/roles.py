@@ -8,7 +8,6 @@ from shoal.proto.config import DisaggregationConfig
 from shoal.router.roles import RoleChange, RoleState, change_role
 
 LOOK_S = 0.25
-TPOT_STEPS = 3  # the goal, in lone decode steps
 
 
 class Roles:
@@ -24,8 +23,8 @@ class Roles:
         simulation.events.at(simulation.events.now_s + LOOK_S, self._look)
 
     def _look(self, now_s: float, _: None) -> None:
-        hosts, goal_s = self.moves.hosts(now_s), TPOT_STEPS * self.lone_step_s
-        self.state, change = change_role(self.state, hosts, now_s, self.lone_step_s, goal_s, self.rules)
+        hosts = self.moves.hosts(now_s)
+        self.state, change = change_role(self.state, hosts, now_s, self.lone_step_s, self.rules)
         if change is not None:
             self.changes.append((now_s, change))
             self.simulation.set_role(change.instance, change.role)

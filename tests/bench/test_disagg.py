@@ -6,7 +6,7 @@ import pytest
 
 from shoal.bench.disagg import add_arguments, config_of, fleets, gains, run_fleet
 
-SMALL = ["--instances", "3", "--requests", "120", "--rate", "12"]
+SMALL = ["--instances", "3", "--requests", "120", "--rate", "3"]
 
 
 def arguments():

@@ -7,7 +7,7 @@ from shoal.router.fleet import Host, Job
 from shoal.router.roles import Pairs, RoleChange, RoleState, change_role, decodes_wanted
 from shoal.router.view import ClusterView
 
-RULES = DisaggregationConfig(patience_s=1.0, cooldown_s=5.0)
+RULES = DisaggregationConfig(tpot_steps=3.0, patience_s=1.0, cooldown_s=5.0)
 DECODING = Job("d", blocks=1, prompt_tokens=5, output_tokens=5, computed_tokens=9)
 
 
@@ -20,10 +20,15 @@ def wanted(*decoders: Host, hosts: int = 4) -> int:
 
 
 def test_decodes_are_packed_up_to_the_goal():
-    """Two at 20 ms use (20 - 10) / (30 - 10) = half of what they may: one is enough. At 25 ms, 2 x 0.75 are two."""
-    assert wanted(host("a", Role.DECODE, 0.020), host("b", Role.DECODE, 0.020)) == 1
+    """Two at 17 ms use (17 - 10) / (30 - 10) = 0.35 of what they may: one is enough. At 25 ms, 2 x 0.75 are two."""
+    assert wanted(host("a", Role.DECODE, 0.017), host("b", Role.DECODE, 0.017)) == 1
     assert wanted(host("a", Role.DECODE, 0.025), host("b", Role.DECODE, 0.025)) == 2
     assert wanted(host("a", Role.DECODE, 0.040)) == 2  # 30 / 20
+
+
+def test_none_is_spared_that_would_be_missed_at_once():
+    """2 x 0.45 fit into one, but not into 0.8 of one."""
+    assert wanted(host("a", Role.DECODE, 0.019), host("b", Role.DECODE, 0.019)) == 2
 
 
 def test_full_memory_wants_another_decode_instance():
@@ -44,7 +49,7 @@ def fleet(decode_step_s: float, decoders: int = 1) -> list[Host]:
 def changes(hosts: list[Host], state: RoleState, *times_s: float) -> list[RoleChange | None]:
     found = []
     for now_s in times_s:
-        state, change = change_role(state, hosts, now_s, 0.010, 0.030, RULES)
+        state, change = change_role(state, hosts, now_s, 0.010, RULES)
         found.append(change)
     return found
 
