@@ -14,6 +14,7 @@ from shoal.bench.sim.instance import SimInstance
 from shoal.bench.sim.request import End, SimRequest
 from shoal.instance.fake_mover import sight_of
 from shoal.instance.migration import source as words
+from shoal.instance.migration.grip import is_at_first_token
 from shoal.instance.migration.words import DISAGGREGATE, MOVED, Ending
 from shoal.instance.model_request import ModelRequest, State
 from shoal.router.board import Order
@@ -108,8 +109,7 @@ class Move:
             return
         sight = sight_of(model, self.moves.block_size)
         pinned = max(0, sight.sealed_blocks - first)
-        stays = sight.phase is not Phase.RUNNING or sight.computes_prompt or pinned > park_blocks
-        (self._look if stays else self._park)(now_s, first)
+        (self._park if is_at_first_token(sight, pinned, park_blocks) else self._look)(now_s, first)
 
     def _park(self, now_s: float, first: int) -> None:
         model = self._here(now_s)

@@ -29,8 +29,7 @@ class Grip:
     def follow(self, first: int, park_blocks: int) -> tuple[Sight, int]:
         """As `look`; `parked` if it has its first token now, and at most so many blocks are pinned."""
         sight, pinned = self.look(first)
-        stays = sight.phase is not Phase.RUNNING or sight.computes_prompt or sight.unmovable or pinned > park_blocks
-        return (not stays and self.park(first)) or (sight, pinned)
+        return (is_at_first_token(sight, pinned, park_blocks) and self.park(first)) or (sight, pinned)
 
     def unpin(self) -> None:
         while self.pins:
@@ -60,4 +59,10 @@ class Grip:
         self.mover.release(self.engine_id)
 
 
-__all__ = ["Grip"]
+def is_at_first_token(sight: Sight, pinned: int, park_blocks: int) -> bool:
+    """A followed request may be parked."""
+    runs = sight.phase is Phase.RUNNING and not sight.unmovable
+    return runs and not sight.computes_prompt and pinned <= park_blocks
+
+
+__all__ = ["Grip", "is_at_first_token"]
