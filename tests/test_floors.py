@@ -18,6 +18,7 @@ PRODUCT = (*FLOORS, "bench")
 # Who may import what is heavy to load, or ties a file to one engine or runtime. A folder ends in "/".
 HEAVY: dict[str, tuple[str, ...]] = {
     "ray": (
+        "bench/train/spread.py",
         "cluster/cli/pod.py",
         "cluster/controller_actor.py",
         "cluster/frontend_deployment.py",

@@ -16,6 +16,7 @@ from shoal.cluster.rundir import DEFAULT_NAME
 from shoal.proto.errors import ShoalError
 
 INTERRUPTED = 130
+OF_BENCH = ("bench", "train")  # they read their own flags
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("--timeout", type=float, default=86_400.0, help="seconds for all (default: %(default)g)")
     _add_acts_on_the_fleet(acts)
     _add_router(acts)
+    acts.add_parser("train", help="train router weights in the simulator; `shoal train --help`", add_help=False)
     acts.add_parser("bench", help="measurements; `shoal bench --help` lists them", add_help=False)
     return parser
 
@@ -119,6 +121,10 @@ def dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
             from shoal.cluster.cli.router import router  # noqa: PLC0415
 
             return router(arguments)
+        case "train":
+            from shoal.bench.train.cli import main as train  # noqa: PLC0415 - heavy, and needs the extra `train`
+
+            return train(rest)
         case "explain":
             from shoal.cluster.cli.explain import explain  # noqa: PLC0415
 
@@ -141,11 +147,11 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     parser = build_parser()
     arguments, rest = parser.parse_known_args(given)
-    if rest and arguments.act != "bench":
+    if rest and arguments.act not in OF_BENCH:
         print(f"shoal {arguments.act}: no such flag or key: {' '.join(rest)}", file=sys.stderr)
         return 2
-    if arguments.act == "bench":
-        rest = given[given.index("bench") + 1 :]
+    if arguments.act in OF_BENCH:
+        rest = given[given.index(arguments.act) + 1 :]
     try:
         return dispatch(arguments, rest)
     except ShoalError as exc:

@@ -1,0 +1,1 @@
+"""Trains router weights in the simulator: never imported by what serves."""
