@@ -25,6 +25,7 @@ LARGE_CARD = {"step_time": "llama-3.1-8b/h100/tp1", "block_size": 64, "total_blo
 SMALL_CARD = {"step_time": "llama-3.1-8b/rtx-4090/tp1/layers", "block_size": 16, "total_blocks": 2_600}  # 24 GB
 SEED_APART_S = 150.0  # between the windows of two seeds
 SCORE_SEEDS = 100_000  # apart from those of training
+LEAST_WINDOW_S = 240.0  # twice the longest time without a request: a short run of bursts is all or nothing
 WINDOW_S = 1_300.0  # of a trace, at most
 HEAVY_TAIL = {
     "arrival": "gamma:2",
@@ -99,8 +100,8 @@ class Part(Enum):
 
 
 class Setting(NamedTuple):
-    """What all runs share. `traces`: the folder; `arrivals_s`: how long requests come; the run ends with the last of
-    them."""
+    """What all runs share. `traces`: the folder; `arrivals_s`: how long requests come, at least; the run ends with the
+    last of them."""
 
     traces: Path
     arrivals_s: float
@@ -188,7 +189,7 @@ def workload_of(setting: Setting, source: Source, run: Run) -> dict[str, Any]:
         case TraceFile(name, recorded_rps, span_s):
             room_s = WINDOW_S if setting.part is Part.ALL else (_share(setting.part) * span_s) / 2
             copies = math.ceil(requests / (recorded_rps * room_s))
-            length_s = requests / copies / recorded_rps
+            length_s = min(max(requests / copies / recorded_rps, LEAST_WINDOW_S), room_s)
             start_s = _start_s(setting.part, span_s, length_s, run.seed)
             window = {"start_s": start_s, "end_s": start_s + length_s, "copies": copies}
             return {"kind": "trace", "file": str(setting.traces / name), "rate_rps": rate_rps, **window}
