@@ -1,14 +1,14 @@
-"""What placing this request there costs everybody, in ms of time to a last token: the terms of `least_delay`. With all
-weights 1 their sum is the price of the placement to first order: what the request itself waits and takes, and what it
-takes from those that run there. Step times come from the five coefficients in the foresight.
+"""What placing this request there costs everybody, in ms of time to a last token: the terms of `least_delay`. Their
+sum is the price of the placement to first order: what the request itself waits and takes, and what it takes from those
+that run there. Step times come from the five coefficients in the foresight. All weights are 1 but that of the stall: a
+step's first 200 tokens or so cost nothing, which the coefficients do not tell.
 
   queue_ms    prefill ahead of it, computed in steps that decode for the batch too
   prefill_ms  its own uncached prompt, in such steps
   pace_ms     its own answer, at the pace of that batch with it
   stall_ms    its prefill, once for each request that decodes meanwhile
   drag_ms     what each of its tokens adds to the steps of the others, as long as both run
-  evict_ms    computing again what its new blocks push out of the cache, as likely as the cache is full
-  spill_ms    computing again what the batch will have to preempt: predicted peak beyond its KV memory
+  crowd_ms    what is queued there, once for each request that is there
   late_ms     predicted TTFT beyond the goal
   slow_ms     predicted time per token beyond the goal, over the answer, for it and for all that it slows
 
@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from shoal.router.memory import future_peak_tokens
 from shoal.router.snapshot import Floats, Question
 
+WEIGHTS = {"stall_ms": 0.5}  # others: 1
 TTFT_BASE_MS, TTFT_PREFILLS, TPOT_STEPS = 500.0, 2.0, 3.0
 
 
@@ -88,19 +88,11 @@ def _overlap_tokens(question: Question) -> float:
     return float(np.minimum(left, new_tokens).mean()) if len(left) else new_tokens / 2
 
 
-def evict_ms(question: Question) -> Floats:
-    members, snapshot = question.members, question.snapshot
-    full = np.minimum(snapshot.cached_blocks / np.maximum(members.total_blocks, 1), 1)
-    lost: Floats = question.foresight.step.b_ms * _own_tokens(question) * full
-    return lost
-
-
-def spill_ms(question: Question) -> Floats:
-    if not len(question.foresight.shares):
-        return np.zeros(len(question.members))
-    beyond = np.maximum(future_peak_tokens(question) - question.members.tokens, 0)
-    again: Floats = beyond * question.foresight.step.b_ms
-    return again
+def crowd_ms(question: Question) -> Floats:
+    """No first-order price: a queue beside a large batch is what goes wrong first where loads come in bursts."""
+    snapshot = question.snapshot
+    crowd: Floats = question.foresight.step.b_ms * snapshot.prefill_tokens * snapshot.requests
+    return crowd
 
 
 def late_ms(question: Question) -> Floats:
@@ -117,9 +109,6 @@ def slow_ms(question: Question) -> Floats:
     return slow
 
 
-TERMS = {
-    one.__name__: one
-    for one in (queue_ms, prefill_ms, pace_ms, stall_ms, drag_ms, evict_ms, spill_ms, late_ms, slow_ms)
-}
+TERMS = {one.__name__: one for one in (queue_ms, prefill_ms, pace_ms, stall_ms, drag_ms, crowd_ms, late_ms, slow_ms)}
 
-__all__ = ["TERMS", *TERMS]
+__all__ = ["TERMS", "WEIGHTS", *TERMS]

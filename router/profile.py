@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from shoal.proto.errors import InvalidArgument
-from shoal.router.delay import TERMS
+from shoal.router.delay import TERMS, WEIGHTS
 from shoal.router.filters import STANDARD, Filter
 from shoal.router.memory import HOLDABLE
 from shoal.router.pickers import Picker, least, least_of_two
@@ -38,7 +38,7 @@ PROFILES: dict[str, Profile] = {
     "prefix_least_work": Profile({"prefix_least_work": 1.0}, filters=FORESEEING),
     "least_work": Profile({"least_work": 1.0}, filters=FORESEEING),
     "least_impact": Profile({"impact_ms": 1.0}, filters=FORESEEING),
-    "least_delay": Profile(dict.fromkeys(TERMS, 1.0), filters=FORESEEING),
+    "least_delay": Profile({**dict.fromkeys(TERMS, 1.0), **WEIGHTS}, filters=FORESEEING),
     "round_robin": Profile({"turn": 1.0}),
     "random": Profile({}),
     "power_of_two": Profile({"requests": 1.0}, least_of_two),
@@ -78,7 +78,7 @@ def build_policy(name: str, weights: Weights | None = None) -> Policy:
 def learned_policy(weights: RouterWeights) -> Policy:
     """The price of `least_delay`, bent by learned weights."""
     profile = PROFILES["least_delay"]
-    factors = {scorer: weights.factor(scorer) if scorer in profile.weights else 0.0 for scorer in SCORERS}
+    factors = {scorer: profile.weights.get(scorer, 0.0) * weights.factor(scorer) for scorer in SCORERS}
     residual = Residual.of(weights) if any(weights.residual.values()) and weights.band else None
     return Policy(f"learned {weights.version}", profile.filters, SCORERS, factors, profile.picker, residual)
 

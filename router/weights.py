@@ -25,7 +25,7 @@ MOST_BYTES = 64 << 10
 MOST_COEFFICIENTS = 40
 MOST_FACTOR, LEAST_FACTOR = 100.0, 0.05
 MOST_BAND, MOST_COEFFICIENT = 0.5, 10.0
-LOAD_TERMS = ("queue_ms", "pace_ms", "stall_ms")
+LOAD_TERMS = ("queue_ms", "pace_ms", "stall_ms", "crowd_ms")
 
 
 class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

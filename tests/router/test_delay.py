@@ -47,12 +47,9 @@ def test_own_tokens_slow_the_others_as_long_as_both_run():
     assert terms("drag_ms", busy=BUSY) == pytest.approx([0.33 * 10 * 3])
 
 
-def test_new_blocks_push_out_others_as_likely_as_the_cache_is_full():
-    assert terms("evict_ms", idle=IDLE, hit=HIT) == pytest.approx([0.0, 0.5 * 5 * 10 / 100])
-
-
-def test_memory_costs_nothing_before_anything_is_known_of_lengths():
-    assert terms("spill_ms", busy=BUSY) == [0.0]
+def test_a_queue_counts_once_for_each_that_is_there():
+    crowd = (InstanceLoad(running=3, waiting=1, queued_prefill_tokens=200), 0)
+    assert terms("crowd_ms", idle=IDLE, busy=BUSY, crowd=crowd) == pytest.approx([0.0, 0.0, 0.5 * 200 * 4])
 
 
 def test_late_is_what_passes_the_goal():

@@ -27,7 +27,7 @@ def test_a_term_that_is_not_named_has_factor_one():
     [
         ({"terms": {"queue_ms": -1.0}}, "terms.queue_ms"),
         ({"terms": {"queue_ms": 0.0}}, "terms.queue_ms"),  # load for nothing
-        ({"terms": {"evict_ms": 1e9}}, "terms.evict_ms"),
+        ({"terms": {"late_ms": 1e9}}, "terms.late_ms"),
         ({"terms": {"luck_ms": 1.0}}, "luck_ms"),
         ({"residual": {"queue": -0.1}}, "residual.queue"),
         ({"residual": {"batch": 0.1, "long_batch": -0.1}}, "never falls with load"),  # 0.1 - 0.1 x 5 for long prompts
