@@ -12,12 +12,14 @@ import grpc
 
 from shoal.cluster import membership as m
 from shoal.cluster.controller import Controller
+from shoal.cluster.picture import PoolGlance, pictures
 from shoal.instance.auth import has_token
 from shoal.proto.errors import NotFound, ShoalError
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
 
 MAX_WATCHERS = 256
+MAX_VIEWERS = 64
 SERVER_OPTIONS = (
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1000),
@@ -36,7 +38,8 @@ class ControllerService(rpc.ControllerServicer):
     def __init__(self, controller: Controller, token: str, metrics: str = "") -> None:
         self._controller, self._token, self._metrics = controller, token, metrics
         self._frontends: dict[str, tuple[int, pb.FrontendInfo]] = {}
-        self._watchers = 0
+        self._watchers = self._viewers = 0
+        self._pools = PoolGlance(controller.lives.pools, token)
         self._streams = 0
         self._version = 1
         self._news = asyncio.Event()
@@ -72,6 +75,9 @@ class ControllerService(rpc.ControllerServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         await self._admit(context)
+        return self.status()
+
+    def status(self) -> pb.StatusReply:
         controller = self._controller
         return pb.StatusReply(
             instances=map(self._status, controller.slots.values()),
@@ -80,6 +86,17 @@ class ControllerService(rpc.ControllerServicer):
             act=controller.fleet.words,
             metrics=self._metrics,
         )
+
+    async def View(self, request: pb.ViewRequest, context: Context) -> AsyncIterator[pb.Picture]:
+        await self._admit(context)
+        if self._viewers >= MAX_VIEWERS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"viewers: at most {MAX_VIEWERS}")
+        self._viewers += 1
+        try:
+            async for picture in pictures(self.status, self._controller.planner, self._pools):
+                yield picture
+        finally:
+            self._viewers -= 1
 
     async def Revive(self, request: pb.ReviveRequest, context: Context) -> pb.ReviveReply:
         await self._admit(context)

@@ -19,6 +19,9 @@ from typing import Any
 
 import uvicorn
 
+from shoal.cluster.console.acts import Acts
+from shoal.cluster.console.app import Console
+from shoal.cluster.console.gallery import Gallery
 from shoal.cluster.dispatcher import Dispatcher
 from shoal.cluster.engine_client import ClusterClient
 from shoal.cluster.frontend_metrics import FrontendRegistry
@@ -27,7 +30,7 @@ from shoal.cluster.grpc_api.ports import Models
 from shoal.cluster.grpc_api.server import GrpcServer, start_server
 from shoal.cluster.grpc_api.servicer import InferenceServicer
 from shoal.cluster.grpc_api.vllm_port import VllmEngine
-from shoal.cluster.http_edge import HttpEdge
+from shoal.cluster.http_edge import Application, HttpEdge
 from shoal.cluster.inner_service import InnerServer
 from shoal.cluster.logs import requests
 from shoal.cluster.membership_watch import MembershipWatch
@@ -74,8 +77,9 @@ class Frontend:
         self._attach_client()
         logging.getLogger("shoal").setLevel(logging.WARNING)  # a library of vLLM's application sets the root to ERROR
         requests.setLevel(logging.INFO if config.log_requests else logging.WARNING)
-        self.app = HttpEdge(await app_over(self.llm, args), tenants.authenticate, config.limits)
-        self.grpc = await self._serve_grpc(tenants, self.app)
+        edge = HttpEdge(await app_over(self.llm, args), tenants.authenticate, config.limits)
+        self.grpc = await self._serve_grpc(tenants, edge)
+        self.app = self._before(edge)
         url, self.metrics_server = serve_page(
             FrontendRegistry(self.dispatcher, config.model_name, plan.frontend_id), config.host, config.metrics_port
         )
@@ -86,6 +90,14 @@ class Frontend:
         )
         self._join(url)
         await self.grpc.set_serving(True)
+
+    def _before(self, edge: HttpEdge) -> Application:
+        """What stands in front of the edge."""
+        plan, config = self.plan, self.plan.config
+        self.gallery = Gallery(plan.controller, plan.token, self.dispatcher.ledgers.stories)
+        if not config.console:
+            return edge
+        return Console(edge, self.gallery, Acts(plan.controller), plan.token, needs_key=bool(config.keys))
 
     def _attach_client(self) -> None:
         config = self.plan.config
@@ -166,6 +178,7 @@ class Frontend:
         if self.http is not None:
             self.http.should_exit = True
         await self.grpc.set_serving(False)
+        await self.gallery.close()
         await self.watch.close()
         await self.dispatcher.close()
         await self.grpc.stop(GRACE_S)

@@ -14,11 +14,12 @@ class ProcessGone(ServerFault):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a started instance says of itself."""
+    """What a started instance says of itself. `pool`: address of the pool that it uses."""
 
     address: str
     pid: int
     metrics: str = ""
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class RayProcess:
     async def start(self, instance_id: str, incarnation: int, core: int | None) -> Served:
         served = await self._ask(self.handle.start.remote(instance_id, incarnation, core))
         await asyncio.to_thread(self._learn_shm)
-        return Served(served["address"], served["pid"], served.get("metrics") or "")
+        return Served(**served)
 
     async def progress(self) -> str:
         return str(await self._ask(self.handle.progress.remote(), ANSWER_S))
@@ -89,7 +89,7 @@ class RayProcess:
         (instance_id, incarnation, served), birth = await self._ask(self.handle.identity.remote(), ANSWER_S)
         self._born(birth)
         await asyncio.to_thread(self._learn_shm)
-        known = Served(served["address"], served["pid"], served.get("metrics") or "") if served else None
+        known = Served(**served) if served else None
         return Identity(instance_id, incarnation, known)
 
     async def stop(self) -> None:

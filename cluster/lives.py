@@ -76,6 +76,10 @@ class Lives:
         if live is not None and live.attached:
             live.outbox.put_nowait(frame)
 
+    def pools(self) -> set[str]:
+        """Addresses of the pools in use, one per node."""
+        return {live.served.pool for live in self.live.values() if live.served and live.served.pool}
+
     # -- commands
 
     def start(self, slot_id: str, incarnation: int) -> None:

@@ -91,7 +91,7 @@ class Planner:
                 self.clock(),
             )
         self._learn(flight.order, moved)
-        for name in ("detail", "sent_bytes", "stages", "copy_s", "parked_s", "tokens"):
+        for name in ("move_id", "detail", "sent_bytes", "stages", "copy_s", "parked_s", "tokens"):
             setattr(flight.report, name, getattr(moved, name))
         self._end(flight, moved.outcome)
 
@@ -162,7 +162,11 @@ class Planner:
     def begin(self, order: Order) -> Flight:
         move_id = uuid.uuid4().hex[:12]
         report = cpb.MoveReport(
-            request_id=order.request_id, source=order.source, target=order.target, reason=order.reason
+            request_id=order.request_id,
+            source=order.source,
+            target=order.target,
+            reason=order.reason,
+            move_id=move_id,
         )
         flight = self.flights[move_id] = Flight(order, report, self.clock())
         move = pb.Move(
@@ -201,6 +205,11 @@ class Planner:
 
     def moves_of(self, text: str) -> list[cpb.MoveReport]:
         return [one for one in (*self.ended, *self.in_flight()) if text in one.request_id]
+
+    def ended_since(self, count: int) -> list[cpb.MoveReport]:
+        """Moves that ended after the first `count` ones (`outcomes` counts them all); the newest KEPT_MOVES at most."""
+        news = min(self.outcomes.total() - count, len(self.ended))
+        return list(self.ended)[len(self.ended) - news :]
 
     def freeness(self, slot: Slot) -> float:
         sight = self.sights.get(slot.id)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from shoal.cluster.journal import Move, Ticket
 from shoal.router.contract import Placement
 
 KEPT_REQUESTS = 4096
+KEPT_DECISIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,18 @@ class Stories:
     def __init__(self, kept: int = KEPT_REQUESTS) -> None:
         self._kept = kept
         self._stays: OrderedDict[str, list[Stay]] = OrderedDict()
+        self._decisions: deque[tuple[str, Placement]] = deque(maxlen=KEPT_DECISIONS)
+        self.count = 0  # of decisions ever made
 
     def placed(self, request_id: str, placement: Placement, epoch: int, now_s: float) -> None:
         self._add(request_id, Stay(placement.instance, epoch, now_s, placement=placement))
+        self._decisions.append((request_id, placement))
+        self.count += 1
+
+    def since(self, count: int) -> list[tuple[str, Placement]]:
+        """Decisions after the first `count` ones; the newest KEPT_DECISIONS at most."""
+        news = min(self.count - count, len(self._decisions))
+        return list(self._decisions)[len(self._decisions) - news :]
 
     def moved(self, ticket: Ticket, instance: str, now_s: float) -> None:
         """Its newest move brought it there, or back."""

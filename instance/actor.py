@@ -53,7 +53,7 @@ class InstanceActor:
     def __init__(self, config_json: str, token: str) -> None:
         lead_process_group()
         self.config, self.token = ClusterConfig.model_validate_json(config_json), token
-        self.stage = "spare"
+        self.stage, self.pool = "spare", ""
         self.server: InstanceServer | None = None
         self.grpc_server: Any = None
         self.metrics_server: Any = None
@@ -96,6 +96,7 @@ class InstanceActor:
             address = await self.pool_address(engine.block_bytes())
             weights = await asyncio.to_thread(digest_of_weights, self.config)
             engine.attach_pool(address, self.token, weights=weights)
+            self.pool = address
         except Exception as exc:
             print(f"no pool: {type(exc).__name__}: {last_words(exc)}", file=sys.stderr, flush=True)
 
@@ -116,7 +117,7 @@ class InstanceActor:
         self.server.start()
         url, self.metrics_server = serve_metrics(self.server, self.config.host, self.config.metrics_port)
         self.stage = "ready"
-        return {"address": f"{self.config.host}:{port}", "pid": os.getpid(), "metrics": url}
+        return {"address": f"{self.config.host}:{port}", "pid": os.getpid(), "metrics": url, "pool": self.pool}
 
     def _die(self, reason: str) -> None:
         if self.stage != "stopping":

@@ -204,6 +204,7 @@ class ClusterConfig(Section):
     log_format: Literal["text", "json"] = Field("text", description="of frontends and the controller, on stderr")
     log_requests: bool = Field(False, description="one line per ended request: ids, tenant, outcome, counts; no text")
     start_timeout_s: PositiveFloat = Field(600.0, description="until every instance is ready, else `shoal up` fails")
+    console: bool = Field(True, description="/console on the HTTP port; with keys, who looks needs an admin key")
     engine: EngineConfig = EngineConfig()
     fake: FakeEngineConfig = FakeEngineConfig()
     pool: PoolConfig = PoolConfig()

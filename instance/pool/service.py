@@ -100,7 +100,7 @@ class PoolService(rpc.PoolServicer):
         with node.lock:
             slots, counts = node.ledger.slots, dict(node.ledger.counts)
             memory, disk = slots.capacity[Tier.MEMORY], slots.capacity[Tier.DISK]
-            free = len(slots.free[Tier.MEMORY])
+            free, disk_free = len(slots.free[Tier.MEMORY]), len(slots.free[Tier.DISK])
         return pb.PoolFacts(
             node_id=node.node_id,
             slot_bytes=node.sizes.slot_bytes,
@@ -109,6 +109,7 @@ class PoolService(rpc.PoolServicer):
             memory_blocks=memory,
             free_blocks=free,
             disk_blocks=disk,
+            disk_free_blocks=disk_free,
             nixl_agent=self.nixl.metadata() if self.nixl is not None else b"",
             counts=counts,
         )

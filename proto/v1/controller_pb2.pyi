@@ -165,6 +165,56 @@ class InstanceStatus(_message.Message):
     freeness: float
     def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., note: _Optional[str] = ..., deaths: _Optional[int] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ..., freeness: _Optional[float] = ...) -> None: ...
 
+class ViewRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Picture(_message.Message):
+    __slots__ = ("status", "guests", "ended", "pools")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    GUESTS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    status: StatusReply
+    guests: _containers.RepeatedCompositeFieldContainer[Guest]
+    ended: _containers.RepeatedCompositeFieldContainer[MoveReport]
+    pools: _containers.RepeatedCompositeFieldContainer[PoolSight]
+    def __init__(self, status: _Optional[_Union[StatusReply, _Mapping]] = ..., guests: _Optional[_Iterable[_Union[Guest, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[MoveReport, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[PoolSight, _Mapping]]] = ...) -> None: ...
+
+class Guest(_message.Message):
+    __slots__ = ("instance", "request_id", "state", "prompt_tokens", "computed_tokens", "output_tokens", "max_new_tokens", "moves")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    request_id: str
+    state: str
+    prompt_tokens: int
+    computed_tokens: int
+    output_tokens: int
+    max_new_tokens: int
+    moves: int
+    def __init__(self, instance: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., moves: _Optional[int] = ...) -> None: ...
+
+class PoolSight(_message.Message):
+    __slots__ = ("node_id", "memory_blocks", "free_blocks", "disk_blocks", "disk_free_blocks")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DISK_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    memory_blocks: int
+    free_blocks: int
+    disk_blocks: int
+    disk_free_blocks: int
+    def __init__(self, node_id: _Optional[str] = ..., memory_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., disk_blocks: _Optional[int] = ..., disk_free_blocks: _Optional[int] = ...) -> None: ...
+
 class ReviveRequest(_message.Message):
     __slots__ = ("id",)
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -186,7 +236,7 @@ class MigrateRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class MoveReport(_message.Message):
-    __slots__ = ("request_id", "source", "target", "reason", "outcome", "detail", "sent_bytes", "stages", "copy_s", "parked_s", "tokens", "age_s")
+    __slots__ = ("request_id", "source", "target", "reason", "outcome", "detail", "sent_bytes", "stages", "copy_s", "parked_s", "tokens", "age_s", "move_id")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +249,7 @@ class MoveReport(_message.Message):
     PARKED_S_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     source: str
     target: str
@@ -211,7 +262,8 @@ class MoveReport(_message.Message):
     parked_s: float
     tokens: int
     age_s: float
-    def __init__(self, request_id: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ..., copy_s: _Optional[float] = ..., parked_s: _Optional[float] = ..., tokens: _Optional[int] = ..., age_s: _Optional[float] = ...) -> None: ...
+    move_id: str
+    def __init__(self, request_id: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., stages: _Optional[int] = ..., copy_s: _Optional[float] = ..., parked_s: _Optional[float] = ..., tokens: _Optional[int] = ..., age_s: _Optional[float] = ..., move_id: _Optional[str] = ...) -> None: ...
 
 class ScaleRequest(_message.Message):
     __slots__ = ("instances",)

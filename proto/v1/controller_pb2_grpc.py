@@ -74,6 +74,11 @@ class ControllerStub:
                 request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RolesRequest.SerializeToString,
                 response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
                 _registered_method=True)
+        self.View = channel.unary_stream(
+                '/shoal.v1.Controller/View',
+                request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ViewRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.Picture.FromString,
+                _registered_method=True)
         self.Moves = channel.unary_unary(
                 '/shoal.v1.Controller/Moves',
                 request_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.StoryRequest.SerializeToString,
@@ -143,6 +148,13 @@ class ControllerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def View(self, request, context):
+        """The whole cluster as a person looks at it: at once, then whenever something changed, a few times a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Moves(self, request, context):
         """Moves that it remembers of requests whose id holds this text, oldest first.
         """
@@ -199,6 +211,11 @@ def add_ControllerServicer_to_server(servicer, server):
                     servicer.Roles,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.RolesRequest.FromString,
                     response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.SerializeToString,
+            ),
+            'View': grpc.unary_stream_rpc_method_handler(
+                    servicer.View,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_controller__pb2.ViewRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_controller__pb2.Picture.SerializeToString,
             ),
             'Moves': grpc.unary_unary_rpc_method_handler(
                     servicer.Moves,
@@ -427,6 +444,33 @@ class Controller:
             '/shoal.v1.Controller/Roles',
             shoal_dot_proto_dot_v1_dot_controller__pb2.RolesRequest.SerializeToString,
             shoal_dot_proto_dot_v1_dot_controller__pb2.ActReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def View(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.Controller/View',
+            shoal_dot_proto_dot_v1_dot_controller__pb2.ViewRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_controller__pb2.Picture.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ class DescribeAsk(_message.Message):
     def __init__(self, nixl_agent: _Optional[bytes] = ...) -> None: ...
 
 class PoolFacts(_message.Message):
-    __slots__ = ("node_id", "slot_bytes", "segment_slots", "prefixes", "memory_blocks", "free_blocks", "disk_blocks", "nixl_agent", "counts")
+    __slots__ = ("node_id", "slot_bytes", "segment_slots", "prefixes", "memory_blocks", "free_blocks", "disk_blocks", "nixl_agent", "counts", "disk_free_blocks")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class PoolFacts(_message.Message):
     DISK_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     NIXL_AGENT_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     slot_bytes: int
     segment_slots: int
@@ -39,7 +40,8 @@ class PoolFacts(_message.Message):
     disk_blocks: int
     nixl_agent: bytes
     counts: _containers.ScalarMap[str, int]
-    def __init__(self, node_id: _Optional[str] = ..., slot_bytes: _Optional[int] = ..., segment_slots: _Optional[int] = ..., prefixes: _Optional[_Iterable[str]] = ..., memory_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., disk_blocks: _Optional[int] = ..., nixl_agent: _Optional[bytes] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    disk_free_blocks: int
+    def __init__(self, node_id: _Optional[str] = ..., slot_bytes: _Optional[int] = ..., segment_slots: _Optional[int] = ..., prefixes: _Optional[_Iterable[str]] = ..., memory_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., disk_blocks: _Optional[int] = ..., nixl_agent: _Optional[bytes] = ..., counts: _Optional[_Mapping[str, int]] = ..., disk_free_blocks: _Optional[int] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("tenant", "keys", "wait_s", "pin")
