@@ -192,7 +192,7 @@ class Dispatcher:
             context.error = Unavailable(f"{owner} is gone", retry_after_s=RETRY_AFTER_S)
             raise context.error
         ticket.owner, ticket.epoch, context.instance = owner, epoch, owner
-        self.ledgers.take_over(ticket, context)
+        self.ledgers.take_over(ticket, context).stays(owner)
         claim = pb.Claim(
             resume_key=ticket.resume_key, tenant=ticket.route.tenant, request_id=ticket.request_id, epoch=epoch
         )
@@ -262,6 +262,8 @@ class Dispatcher:
             now_s, flight = self.clock(), self.flights[output.request_id]
             self.ledgers.started(output.request_id, now_s)
             self.handovers.went_on(flight, now_s)
+            if not flight.heard_s:
+                flight.span.event("first token")
             flight.heard_s = now_s
         if epoch > 1 and getattr(output, "events", None):
             output.events = None  # a second admission's times would count its queueing twice

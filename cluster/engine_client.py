@@ -36,6 +36,7 @@ from shoal.cluster.request_context import RequestContext, current_request
 from shoal.cluster.tenants import ANYBODY, Tenants
 from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import InvalidArgument, ShoalError
+from shoal.proto.tracing import HEADER
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.contract import RouteRequest, Traits
 
@@ -81,6 +82,8 @@ class ClusterClient(EngineCoreClient):
         request.cache_salt = self.tenants.salt(context.tenant, self.config.model_name)
         if context.priority or context.offline:
             request.priority = max(context.priority, OFFLINE_PRIORITY) if context.offline else context.priority
+        if context.traceparent:
+            request.trace_headers = {HEADER: context.traceparent}  # vLLM hands it on to the pool's connector
         adoption = self.adopted.pop(context.resume_key, None)
         if adoption is not None and adoption.good_until_s > self.dispatcher.clock():
             ticket = self._ticket(request, context, adoption.adopted.request)

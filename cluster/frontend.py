@@ -35,9 +35,12 @@ from shoal.cluster.inner_service import InnerServer
 from shoal.cluster.logs import requests
 from shoal.cluster.membership_watch import MembershipWatch
 from shoal.cluster.tenants import Tenants
+from shoal.cluster.trace_edges import TracedHttp
 from shoal.instance.engine_factory import resolve_model
 from shoal.instance.metrics_page import serve_page
+from shoal.instance.trace_start import start_tracing
 from shoal.instance.vllm_flags import vllm_flags
+from shoal.proto import tracing
 from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import StartFailed
 from shoal.proto.v1 import controller_pb2 as cpb
@@ -70,6 +73,7 @@ class Frontend:
     async def start(self) -> None:
         """Raises StartFailed with one line."""
         plan, config = self.plan, self.plan.config
+        self.end_tracing = start_tracing(config.tracing, "frontend", plan.frontend_id)
         tenants = Tenants(config.keys, plan.secret)
         self.client = ClusterClient(config, tenants)
         args = parse_flags(vllm_flags(config, model_path=resolve_model(config), on_cpu=False))
@@ -94,10 +98,11 @@ class Frontend:
     def _before(self, edge: HttpEdge) -> Application:
         """What stands in front of the edge."""
         plan, config = self.plan, self.plan.config
+        app: Application = TracedHttp(edge) if tracing.is_on() else edge
         self.gallery = Gallery(plan.controller, plan.token, self.dispatcher.ledgers.stories)
         if not config.console:
-            return edge
-        return Console(edge, self.gallery, Acts(plan.controller), plan.token, needs_key=bool(config.keys))
+            return app
+        return Console(app, self.gallery, Acts(plan.controller), plan.token, needs_key=bool(config.keys))
 
     def _attach_client(self) -> None:
         config = self.plan.config
@@ -188,6 +193,7 @@ class Frontend:
             await asyncio.wait(self.tasks, timeout=GRACE_S)
         await asyncio.to_thread(self.metrics_server.shutdown)
         self.metrics_server.server_close()
+        await asyncio.to_thread(self.end_tracing)
 
 
 __all__ = ["Frontend", "FrontendPlan"]

@@ -75,7 +75,12 @@ class Handovers:
         flight.moving = move
         if handover.prepared:
             self._book(flight, target, flight.ticket.rest().context_tokens - 1)
-            takeover = pb.Takeover(move_id=move.move_id, request_id=request_id, epoch=flight.ticket.epoch)
+            takeover = pb.Takeover(
+                move_id=move.move_id,
+                request_id=request_id,
+                epoch=flight.ticket.epoch,
+                traceparent=flight.ticket.traceparent,
+            )
             self.links[target].take_over(takeover)
         else:
             self._book(flight, target, 0)
@@ -85,6 +90,7 @@ class Handovers:
     def _book(self, flight: Flight, instance: str, cached_tokens: int) -> None:
         self.ledgers.view.book(flight.ticket.rest(), Placement(instance, cached_tokens), self.clock())
         flight.context.instance = instance
+        flight.stays(instance)
         self.ledgers.stories.moved(flight.ticket, instance, self.clock())
 
     def went_on(self, flight: Flight, now_s: float) -> None:

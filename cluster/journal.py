@@ -75,7 +75,8 @@ class Move:
 
 @dataclass(slots=True)
 class Ticket:
-    """One request. `payload` is what an engine needs to start it; `delivered` its output tokens so far, in order."""
+    """One request. `payload` is what an engine needs to start it; `delivered` its output tokens so far, in order.
+    `traceparent`: of its present stay."""
 
     route: RouteRequest
     payload: bytes
@@ -88,6 +89,7 @@ class Ticket:
     crashes: int = 0
     losses: int = 0
     moves: list[Move] = field(default_factory=list)
+    traceparent: str = ""
 
     @property
     def request_id(self) -> str:
@@ -103,6 +105,7 @@ class Ticket:
             tenant=self.route.tenant,
             resume_key=self.resume_key,
             resume_context=self.resume_context,
+            traceparent=self.traceparent,
         )
 
     def rest(self) -> RouteRequest:

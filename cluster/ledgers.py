@@ -20,6 +20,7 @@ from shoal.cluster.stories import Stories
 from shoal.instance.migration.words import DISAGGREGATE
 from shoal.proto.config import AdmissionConfig, SloConfig
 from shoal.proto.errors import ClientFault, InvalidArgument, Overloaded, Quarantined, ShoalError
+from shoal.proto.tracing import NOTHING, Span, begin
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.admission import AdmissionQueue
 from shoal.router.contract import InstanceLoad, Placement
@@ -33,13 +34,24 @@ from shoal.router.view import ClusterView
 
 @dataclass(slots=True)
 class Flight:
-    """What the shell keeps of an open ticket: who asked, who waits for it to be placed, when its last output came, and
-    its move under way.
+    """What the shell keeps of an open ticket: who asked, who waits for it to be placed, when its last output came,
+    its move under way, and the span of its stay.
     """
 
     ticket: Ticket
     context: RequestContext
     placed: asyncio.Future[None] | None = None
+    span: Span = NOTHING
+
+    def stays(self, instance: str) -> None:
+        """A span for each of its lives; what its instance does with it hangs below."""
+        self.span.end()
+        ticket = self.ticket
+        self.span = begin(
+            "stay", self.context.traceparent, request=ticket.request_id, instance=instance, epoch=ticket.epoch
+        )
+        ticket.traceparent = self.span.traceparent
+
     heard_s: float = 0.0
     moving: Move | None = None
 
@@ -110,6 +122,9 @@ class Ledgers:
         self.metrics.placed(route, placement, self.clock())
         epoch = self.journal.assign(route.request_id, placement.instance).epoch
         self.stories.placed(route.request_id, placement, epoch, self.clock())
+        if epoch == 1:
+            begin("queue", flight.context.traceparent, began_s_ago=self.clock() - route.arrived_s).end()
+        flight.stays(placement.instance)
         flight.context.instance = placement.instance
         flight.settle()
 
@@ -141,6 +156,7 @@ class Ledgers:
         """Its owner is gone: it waits for a place again, ahead of younger ones."""
         self.pairs.over(request_id)
         self.view.finish(request_id)
+        self.flights[request_id].span.event("lost")
         self.admission.readmit(self.journal.tickets[request_id].rest(), self.clock())
 
     def close(self, request_id: str, outcome: Outcome) -> Flight | None:
@@ -157,6 +173,8 @@ class Ledgers:
         self.admission.withdraw(request_id, self.clock())
         self.view.finish(request_id)
         flight = self.flights.pop(request_id)
+        flight.span.note(outcome=outcome.value, output_tokens=len(ticket.delivered))
+        flight.span.end()
         log_end(ticket, flight.context, outcome, self.clock())
         return flight
 

@@ -22,6 +22,7 @@ class RequestContext:
     deadline_s: from now to the first token; 0 = the cluster's default. priority: smaller is served first.
     program: which agent or workflow it is a call of; unique per tenant, empty = none. offline: nobody waits for it.
     resume_key: empty = not resumable; unique per tenant. resume_context: opaque, for the frontend that adopts it.
+    traceparent: W3C, of the call; empty: it is not traced.
     error: why this request failed, set before AsyncLLM's stream ends or raises.
     """
 
@@ -33,16 +34,19 @@ class RequestContext:
     resume_context: bytes = b""
     program: str = ""
     offline: bool = False
+    traceparent: str = ""
     instance: str = ""
     error: ShoalError | None = None
 
 
 current_request: ContextVar[RequestContext | None] = ContextVar("current_request", default=None)
+called_by: ContextVar[str] = ContextVar("called_by", default="")  # the traceparent of the call that is being served
 
 
 @contextmanager
 def open_request(context: RequestContext) -> Iterator[RequestContext]:
     """Within the block, and in tasks started there, `current_request` is `context`."""
+    context.traceparent = context.traceparent or called_by.get()
     token = current_request.set(context)
     try:
         yield context
@@ -50,4 +54,4 @@ def open_request(context: RequestContext) -> Iterator[RequestContext]:
         current_request.reset(token)
 
 
-__all__ = ["RequestContext", "current_request", "open_request"]
+__all__ = ["RequestContext", "called_by", "current_request", "open_request"]

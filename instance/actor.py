@@ -20,6 +20,7 @@ from shoal.instance.engine_factory import build_engine, digest_of_weights, impor
 from shoal.instance.metrics import serve_metrics
 from shoal.instance.seam import Engine
 from shoal.instance.server import InstanceServer
+from shoal.instance.trace_start import start_tracing
 from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import ShoalError, StartFailed, Unavailable
 from shoal.proto.v1 import instance_pb2_grpc as rpc
@@ -106,6 +107,7 @@ class InstanceActor:
 
     async def _serve(self, engine: Engine, instance_id: str) -> dict[str, Any]:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self.end_tracing = start_tracing(self.config.tracing, "instance", instance_id)
         self.server = InstanceServer(
             engine, instance_id=instance_id, role="mixed", token=self.token, pid=os.getpid(), on_death=self._die
         )
@@ -139,6 +141,7 @@ class InstanceActor:
             self.metrics_server.shutdown()
             self.metrics_server.server_close()
             self.server.engine.shutdown()
+            await asyncio.to_thread(self.end_tracing)
 
 
 __all__ = ["ENGINE_DEATH_EXIT", "InstanceActor"]

@@ -79,6 +79,7 @@ def held_of(submit: pb.Submit, *, watcher: int, frontend: str) -> tuple[Held, Su
         submit.resume_key,
         submit.resume_context,
         frontend,
+        traceparent=submit.traceparent,
     )
     return held, submission
 

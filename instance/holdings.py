@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from shoal.proto.tracing import NOTHING, Span, begin
+
 KEEP_S = 30.0
 MAX_FINISHED = 4096
 
@@ -24,7 +26,7 @@ MAX_FINISHED = 4096
 class Held:
     """`delivered`: output that came with the submission. `output`: that and all said since. `kept` is only filled for
     resumable ones. `frontend`: the watcher's own id, which outlives its streams. `moves`: how often it was moved, and
-    `since_s` when it came here.
+    `since_s` when it came here. `traceparent`: of what serves it here, whose span is `span`.
     """
 
     request_id: str
@@ -42,6 +44,8 @@ class Held:
     expires_s: float | None = None
     moves: int = 0
     since_s: float = 0.0
+    traceparent: str = ""
+    span: Span = NOTHING
     output: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +83,7 @@ class Holdings:
         assert held.watcher is not None
         if held.engine_id in self.by_engine_id or (held.watcher, held.request_id) in self.by_request:
             return False
+        held.span = begin("serve", held.traceparent, request=held.request_id, epoch=held.epoch)
         self.by_engine_id[held.engine_id] = held
         self.by_request[held.watcher, held.request_id] = held.engine_id
         return True
@@ -104,6 +109,7 @@ class Holdings:
             held.kept.append(output)
         if finished:
             held.finished = True
+            held.span.end()
             if held.resumable:
                 held.expires_s = now_s + KEEP_S
             else:
@@ -112,6 +118,8 @@ class Holdings:
 
     def drop(self, engine_id: str) -> None:
         if held := self.by_engine_id.pop(engine_id, None):
+            held.span.note(output_tokens=len(held.output))
+            held.span.end()
             self._forget_watcher(held)
 
     def _forget_watcher(self, held: Held) -> None:

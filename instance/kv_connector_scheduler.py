@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.instance.kv_connector_policy import Sightings, Speeds, is_worth_fetching
+from shoal.proto.tracing import HEADER
 
 ANSWER_AGE_S = 1.0  # an older answer of the pool's is asked for again
 HELD_BLOCKS = 128  # at most so many are held for saving at any time
@@ -26,6 +27,7 @@ class Load:
     salt: str
     hashes: tuple[bytes, ...]
     block_ids: tuple[int, ...]
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ class PoolScheduler:
             return
         first, count = question.local_blocks, -(-tokens // self.block_size)
         hashes = tuple(request.block_hashes[first : first + count])
-        load = Load(request.request_id, request.cache_salt or "", hashes, tuple(block_ids[first : first + count]))
+        block_ids = tuple(block_ids[first : first + count])
+        traceparent = (getattr(request, "trace_headers", None) or {}).get(HEADER, "")
+        load = Load(request.request_id, request.cache_salt or "", hashes, block_ids, traceparent)
         self.loads.append(load)
         self.tried.add(load.request_id)
         self.loading[load.request_id] = len(hashes) * self.block_bytes

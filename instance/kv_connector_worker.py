@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from shoal.instance.pool.arena import Bytes
 from shoal.instance.pool.client import Moved, NodePool
 from shoal.instance.pool.key import Space, block_keys
 from shoal.proto.errors import StartFailed
+from shoal.proto.tracing import begin
 
 LOAD_S = 5.0
 SAVE_S = 5.0
@@ -65,12 +67,11 @@ class PoolWorker:
 
     def _load(self, load: Load, asked_s: float) -> None:
         start_s = time.monotonic()
+        span = begin("pool load", load.traceparent, request=load.request_id, blocks=len(load.hashes))
         late = start_s - asked_s > LOAD_S
-        moved = (
-            _nothing(load)
-            if late
-            else self._copy(load, lambda pool, keys, blocks: pool.load(keys, blocks, wait_s=LOAD_S))
-        )
+        moved = _nothing(load) if late else self._copy(load, partial(_fetch, traceparent=span.traceparent))
+        span.note(bytes=moved.moved_bytes)
+        span.end()
         failed = {block_id for block_id, good in zip(load.block_ids, moved.blocks, strict=True) if not good}
         with self.lock:
             self.loaded.add(load.request_id)
@@ -112,6 +113,10 @@ class PoolWorker:
             threads.shutdown(wait=True, cancel_futures=True)
         if self._pool is not None:
             self._pool.close()
+
+
+def _fetch(pool: NodePool, keys: list[bytes], blocks: list[list[Bytes]], traceparent: str) -> Moved:
+    return pool.load(keys, blocks, wait_s=LOAD_S, traceparent=traceparent)
 
 
 def _nothing(job: Any) -> Moved:

@@ -170,6 +170,13 @@ class PoolConfig(Section):
     )
 
 
+class TracingConfig(Section):
+    """Spans of each request, over OpenTelemetry. Needs the extra `tracing`."""
+
+    endpoint: str = Field("", description="of the collector, OTLP over HTTP: http://HOST:4318/v1/traces; empty: off")
+    sample: float = Field(1.0, ge=0, le=1, description="share of the requests that bring no decision of their own")
+
+
 class ClusterConfig(Section):
     model: str = Field("tiny", description="'tiny' (made on the spot), a Hugging Face id, or a folder")
     served_model_name: str | None = Field(
@@ -214,6 +221,7 @@ class ClusterConfig(Section):
     migration: MigrationConfig = MigrationConfig()
     scaling: ScalingConfig = ScalingConfig()
     disaggregation: DisaggregationConfig = DisaggregationConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> ClusterConfig:
@@ -282,6 +290,7 @@ __all__ = [
     "ScalingConfig",
     "Section",
     "SloConfig",
+    "TracingConfig",
     "load_config",
     "parse_config",
 ]

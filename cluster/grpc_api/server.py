@@ -13,6 +13,8 @@ from grpc_reflection.v1alpha import reflection
 from shoal.cluster.grpc_api.edge import Edge
 from shoal.cluster.grpc_api.ports import Authenticate
 from shoal.cluster.grpc_api.servicer import InferenceServicer
+from shoal.cluster.trace_edges import TracedCalls
+from shoal.proto import tracing
 from shoal.proto.config import LimitsConfig
 from shoal.proto.errors import StartFailed
 from shoal.proto.v1 import inference_pb2 as pb
@@ -52,7 +54,7 @@ async def start_server(
     reuse_port: bool = False,
 ) -> GrpcServer:
     """Runs on the loop that calls this. Not serving by its health answer until told so. Raises StartFailed."""
-    server = aio.server(options=_options(limits, reuse_port))
+    server = aio.server(options=_options(limits, reuse_port), interceptors=[TracedCalls()] if tracing.is_on() else [])
     server.add_generic_rpc_handlers((_handlers(servicer, Edge(authenticate, limits.body_bytes)),))
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)

@@ -25,6 +25,7 @@ from shoal.instance.mover import Lease, Mover, NoRoom, RequestState
 from shoal.instance.seam import Prepared, Refused
 from shoal.proto.errors import BadMessage
 from shoal.proto.failpoints import ahit, hit
+from shoal.proto.tracing import NOTHING, Span, begin
 from shoal.proto.v1 import instance_pb2 as pb
 
 
@@ -48,6 +49,7 @@ class Arrival:
         self.parcel = pb.Parcel()
         self.output: list[int] = []
         self.segment: Segment | None = None
+        self.span: Span = NOTHING
         self.lease: Lease | None = None  # the step thread's
         self.sealing: Future[None] | None = None  # the last one: the next parcel may come meanwhile
         self.ending: asyncio.Task[None] | None = None
@@ -73,6 +75,7 @@ class Arrival:
         match parcel.WhichOneof("parcel"):
             case "open" if not self.open.move_id:
                 self.open, self.output = parcel.open, list(parcel.open.submit.delivered)
+                self.span = begin("arrival", parcel.open.traceparent, source=parcel.open.source)
                 return words.OpenCame(len(parcel.open.hashes))
             case "blocks":
                 return words.BlocksCame(tuple(parcel.blocks.positions))
@@ -203,6 +206,7 @@ class Arrival:
             self._end()
 
     def _end(self) -> None:
+        self.span.end()
         if self.ending is None:
             self.ending = asyncio.get_running_loop().create_task(self._give_back())
 
@@ -222,21 +226,22 @@ class Arrival:
         if lease is not None:
             self.mover.drop(lease)
 
-    def adopt(self, watcher: int, frontend: str, epoch: int) -> bool:
-        """Run it for that frontend under that epoch. False: there is nothing to run."""
+    def adopt(self, watcher: int, frontend: str, takeover: pb.Takeover) -> bool:
+        """Run it for that frontend under the word's epoch. False: there is nothing to run."""
         if words.Adopt() not in self.machine.feed(words.TakenOver(), self.home.clock()):
             return False
         hit("arrival.adopt")
-        held = self._held(watcher, frontend, epoch)
+        self.span.end()
+        held = self._held(watcher, frontend, takeover)
         if self.home.run_here(held, lambda: self._adopt_now(held.engine_id)):
             return True
         self._end()
         return False
 
-    def _held(self, watcher: int, frontend: str, epoch: int) -> Held:
+    def _held(self, watcher: int, frontend: str, takeover: pb.Takeover) -> Held:
         submit = pb.Submit()
         submit.CopyFrom(self.open.submit)
-        submit.epoch = epoch
+        submit.epoch, submit.traceparent = takeover.epoch, takeover.traceparent
         submit.delivered[:] = self.output
         held, _submission = held_of(submit, watcher=watcher, frontend=frontend)
         held.moves, held.since_s = self.open.moves + 1, self.home.clock()

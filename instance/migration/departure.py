@@ -29,6 +29,7 @@ from shoal.instance.migration.words import DISAGGREGATE, MOVED, Ending, Patience
 from shoal.instance.mover import Gone, Mover, Pin
 from shoal.instance.stepper import EngineDied
 from shoal.proto.failpoints import ahit, hit
+from shoal.proto.tracing import begin
 from shoal.proto.v1 import instance_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ class Departure:
         self.segment: Segment | None = None
         self.grip = Grip(self.mover, held.engine_id)
         self.named = self.told_tokens = self.sent_bytes = 0
+        self.span = begin(
+            "migration", held.span.traceparent, source=self.home.instance_id, target=move.target, reason=move.reason
+        )
 
     # -- the machine's driver
 
@@ -80,6 +84,7 @@ class Departure:
             for act in acts:  # at once: after an Unpark none may ask for a Park
                 act.cancel()
             await asyncio.shield(self._clear(acts))
+        self._end_span(ended_s)
         return moved_frame(
             self.move, machine, ended_s=ended_s, sent_bytes=self.sent_bytes, tokens=len(self.held.output)
         )
@@ -187,6 +192,7 @@ class Departure:
                 fingerprint=self.mover.fingerprint,
                 hashes=pin.hashes,
                 shared_memory=self.segment.name if self.segment else "",
+                traceparent=self.span.traceparent,
             )
         )
         if self.segment is not None:
@@ -296,6 +302,14 @@ class Departure:
         await self.means.copier.idle()  # it may be reading what is given back now
         await self._drop_segment()
         self._ask(self.grip.unpin)
+
+    def _end_span(self, ended_s: float) -> None:
+        machine, parked_s = self.machine, self.machine.parked_s
+        if parked_s:
+            begin("pause", self.span.traceparent, began_s_ago=ended_s - parked_s).end()
+        assert machine.ending is not None
+        self.span.note(outcome=machine.ending.value, bytes=self.sent_bytes, stages=machine.stages)
+        self.span.end()
 
 
 __all__ = ["Departure", "Means"]

@@ -191,7 +191,7 @@ class MoveDesk:
             return False
         self.arrivals.discard(arrival)
         self._spawn(arrival.close_segment())
-        return arrival.adopt(watcher, frontend, takeover.epoch)
+        return arrival.adopt(watcher, frontend, takeover)
 
     # -- time
 

@@ -10,7 +10,14 @@ from shoal.proto.v1 import instance_pb2 as pb
 
 
 def open_frame(
-    move: pb.Move, held: Held, *, source: str, fingerprint: bytes, hashes: tuple[bytes, ...], shared_memory: str
+    move: pb.Move,
+    held: Held,
+    *,
+    source: str,
+    fingerprint: bytes,
+    hashes: tuple[bytes, ...],
+    shared_memory: str,
+    traceparent: str,
 ) -> pb.Parcel:
     """`shared_memory`: the segment's name, or empty."""
     submit = pb.Submit(
@@ -31,6 +38,7 @@ def open_frame(
             hashes=hashes,
             shared_memory=shared_memory,
             moves=held.moves,
+            traceparent=traceparent,
         )
     )
 

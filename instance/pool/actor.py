@@ -15,6 +15,7 @@ from shoal.instance.pool.metrics import serve_pool_metrics
 from shoal.instance.pool.node import PoolNode, PoolSizes
 from shoal.instance.pool.path_nixl import NixlAgent
 from shoal.instance.pool.service import PoolService, serve_pool, stop_pool
+from shoal.instance.trace_start import start_tracing
 from shoal.proto.config import ClusterConfig, PoolConfig
 from shoal.proto.errors import StartFailed, Unavailable
 
@@ -56,6 +57,7 @@ class PoolActor:
         self.address, self.server = serve_pool(service, host)
         self.metrics_url, self.metrics_server = serve_pool_metrics(service, host, self.config.metrics_port)
         self.service = service
+        self.end_tracing = start_tracing(self.config.tracing, "pool", self.node_id)
 
     def _nixl(self) -> NixlAgent | None:
         try:
@@ -77,6 +79,7 @@ class PoolActor:
             self.metrics_server.shutdown()
             self.metrics_server.server_close()
             await asyncio.to_thread(stop_pool, self.service, self.server)
+            await asyncio.to_thread(self.end_tracing)
 
 
 __all__ = ["PoolActor", "pool_sizes"]

@@ -19,6 +19,7 @@ from shoal.instance.pool.arena import ArenaView, Bytes, copy_verified, write_blo
 from shoal.instance.pool.seal import Sealer
 from shoal.instance.pool.slots import Place
 from shoal.proto.errors import Unavailable
+from shoal.proto.tracing import HEADER
 from shoal.proto.v1 import pool_pb2 as pb
 from shoal.proto.v1 import pool_pb2_grpc as rpc
 
@@ -54,10 +55,11 @@ class PoolClient:
         self.channel = grpc.insecure_channel(address, options=OPTIONS)
         self.stub = rpc.PoolStub(self.channel)
 
-    def call(self, method: str, ask: Any, *, wait_s: float = CALL_S) -> Any:
+    def call(self, method: str, ask: Any, *, wait_s: float = CALL_S, traceparent: str = "") -> Any:
         """Raises Unavailable: no answer in time, or no pool."""
         try:
-            return getattr(self.stub, method)(ask, timeout=wait_s, metadata=self._metadata)
+            metadata = (*self._metadata, (HEADER, traceparent)) if traceparent else self._metadata
+            return getattr(self.stub, method)(ask, timeout=wait_s, metadata=metadata)
         except grpc.RpcError as exc:
             raise Unavailable(f"pool {self.address}: {method}: {exc.code().name}: {exc.details()}") from None
 
@@ -90,10 +92,13 @@ class NodePool:
     def match(self, keys: Sequence[bytes]) -> int:
         return self.client.call("Match", pb.Run(keys=keys)).blocks
 
-    def load(self, keys: Sequence[bytes], blocks: Sequence[Sequence[Bytes]], *, wait_s: float) -> Moved:
+    def load(
+        self, keys: Sequence[bytes], blocks: Sequence[Sequence[Bytes]], *, wait_s: float, traceparent: str = ""
+    ) -> Moved:
         """Copies blocks into `blocks` (the buffers that make up each one) and verifies what arrived."""
         try:
-            grant = self.client.call("Lease", pb.Run(keys=keys, wait_s=wait_s), wait_s=wait_s)
+            ask = pb.Run(keys=keys, wait_s=wait_s)
+            grant = self.client.call("Lease", ask, wait_s=wait_s, traceparent=traceparent)
         except Unavailable:
             return Moved((False,) * len(keys))
         try:

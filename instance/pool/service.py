@@ -19,6 +19,7 @@ from shoal.instance.pool.node import Granted, PoolNode
 from shoal.instance.pool.path_nixl import NixlAgent
 from shoal.instance.pool.peer import PATHS, Peer, probe_keys
 from shoal.instance.pool.slots import Place, Tier
+from shoal.instance.pool.trace import TracedPool
 from shoal.instance.pool.transport import batches
 from shoal.proto.errors import Unavailable
 from shoal.proto.failpoints import hit
@@ -249,7 +250,7 @@ def serve_pool(service: PoolService, host: str, *, port: int = 0) -> tuple[str, 
     server = grpc.server(
         ThreadPoolExecutor(THREADS, thread_name_prefix="pool"),
         options=OPTIONS,
-        interceptors=[_TokenCheck(service.token)],
+        interceptors=[_TokenCheck(service.token), TracedPool()],
     )
     rpc.add_PoolServicer_to_server(service, server)
     bound = server.add_insecure_port(f"{host}:{port}")

@@ -104,7 +104,7 @@ class Welcome(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., instance_id: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., vllm_version: _Optional[str] = ..., block_size: _Optional[int] = ..., total_blocks: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_batched_tokens: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., hash_seed: _Optional[str] = ..., pid: _Optional[int] = ..., loras: _Optional[_Iterable[str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., sealed: _Optional[bool] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("request_id", "epoch", "request", "delivered", "tenant", "resume_key", "resume_context")
+    __slots__ = ("request_id", "epoch", "request", "delivered", "tenant", "resume_key", "resume_context", "traceparent")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class Submit(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     RESUME_KEY_FIELD_NUMBER: _ClassVar[int]
     RESUME_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     epoch: int
     request: bytes
@@ -119,7 +120,8 @@ class Submit(_message.Message):
     tenant: str
     resume_key: str
     resume_context: bytes
-    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., request: _Optional[bytes] = ..., delivered: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., resume_key: _Optional[str] = ..., resume_context: _Optional[bytes] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., request: _Optional[bytes] = ..., delivered: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., resume_key: _Optional[str] = ..., resume_context: _Optional[bytes] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("request_ids",)
@@ -337,14 +339,16 @@ class Settle(_message.Message):
     def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed: _Optional[bool] = ...) -> None: ...
 
 class Takeover(_message.Message):
-    __slots__ = ("move_id", "request_id", "epoch")
+    __slots__ = ("move_id", "request_id", "epoch", "traceparent")
     MOVE_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     move_id: str
     request_id: str
     epoch: int
-    def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, move_id: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Moved(_message.Message):
     __slots__ = ("move_id", "request_id", "frontend", "target", "reason", "outcome", "detail", "sent_bytes", "stages", "copy_s", "parked_s", "tokens")
@@ -439,7 +443,7 @@ class Receipt(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., installed: _Optional[_Union[Installed, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., declined: _Optional[_Union[Declined, _Mapping]] = ..., number: _Optional[int] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("move_id", "source", "fingerprint", "submit", "hashes", "shared_memory", "moves")
+    __slots__ = ("move_id", "source", "fingerprint", "submit", "hashes", "shared_memory", "moves", "traceparent")
     MOVE_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -447,6 +451,7 @@ class Open(_message.Message):
     HASHES_FIELD_NUMBER: _ClassVar[int]
     SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
     MOVES_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     move_id: str
     source: str
     fingerprint: bytes
@@ -454,7 +459,8 @@ class Open(_message.Message):
     hashes: _containers.RepeatedScalarFieldContainer[bytes]
     shared_memory: str
     moves: int
-    def __init__(self, move_id: _Optional[str] = ..., source: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., hashes: _Optional[_Iterable[bytes]] = ..., shared_memory: _Optional[str] = ..., moves: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, move_id: _Optional[str] = ..., source: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., hashes: _Optional[_Iterable[bytes]] = ..., shared_memory: _Optional[str] = ..., moves: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("missing", "shared_memory")

@@ -21,7 +21,7 @@ from shoal.bench.static_controller import StaticController
 from shoal.cluster.dispatcher import Dispatcher
 from shoal.cluster.journal import Outcome, Ticket, fingerprint
 from shoal.cluster.membership_watch import MembershipWatch
-from shoal.cluster.request_context import RequestContext
+from shoal.cluster.request_context import RequestContext, called_by
 from shoal.instance.block_keys import block_hashes
 from shoal.instance.engine_factory import FAKE_VERSION_FOR_FRONTENDS
 from shoal.instance.fake_engine import FakeEngine
@@ -310,7 +310,7 @@ class MiniFrontend:
     async def submit(self, request_id: str, prompt: list[int], max_tokens: int = 16, **route: Any) -> Reply:
         """Raises what the client would hear before its first token."""
         ticket = self.ticket(request_id, prompt, max_tokens, **route)
-        context = RequestContext(request_id=request_id, tenant=ticket.route.tenant)
+        context = RequestContext(request_id, ticket.route.tenant, traceparent=called_by.get())
         seen = self.replies[request_id] = Reply(prompt, context)
         try:
             await self.dispatcher.submit(ticket, context)

@@ -13,9 +13,11 @@ from shoal.instance.pool.client import NodePool, PoolClient
 from shoal.instance.pool.path_nixl import NixlAgent
 from shoal.instance.pool.seal import Sealer
 from shoal.instance.pool.slots import Tier
+from shoal.proto import tracing
 from shoal.proto.errors import Unavailable
 from shoal.proto.v1 import pool_pb2 as pb
 from tests.instance.pool.pools import SECRET, TOKEN, blank, block, introduce, key, keys, serving, sizes
+from tests.tools.spans import recorded
 
 
 def ask_take(source: str, numbers, *, insert: bool = True) -> pb.TakeAsk:
@@ -278,3 +280,13 @@ def test_what_memory_has_no_room_for_is_found_on_disk(tmp_path):
         assert one.load(range(24)) == [True] * 24
         assert one.node.ledger.disk.size > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_traced_load_is_seen_by_the_pool_below_its_caller():
+    with recorded() as spans, serving() as one:
+        one.save([1])
+        parent = tracing.begin("pool load", root=True)
+        loaded = one.pool.load(keys([1]), [[blank()]], wait_s=5.0, traceparent=parent.traceparent)
+        parent.end()
+        assert loaded.blocks == (True,)
+        assert spans.parents() == {("pool load", "none"), ("pool Lease", "pool load")}
