@@ -14,6 +14,7 @@ from shoal.proto.config import ClusterConfig
 from shoal.proto.v1 import controller_pb2 as cpb
 from tests.tools.mini_cluster import ENGINE, FAKE, TOKEN, eventually
 
+START_S = 120.0
 GONE = ("", "Z", "X")
 
 
@@ -38,7 +39,7 @@ class Host:
             stdout=subprocess.PIPE,
             env={**os.environ, "SHOAL_FAILPOINTS": self.failpoints},
         )
-        line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), 60)
+        line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), START_S)
         self.address = json.loads(line)["instances"][0]["address"]
         return self
 

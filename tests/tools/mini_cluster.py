@@ -240,8 +240,12 @@ class MiniFrontend:
         policy: str = "least_work",
         limits: AdmissionConfig | None = None,
         seed: int = 0,
+        vllm_version: str = FAKE_VERSION_FOR_FRONTENDS,
+        hash_seed: str = "fake",
+        sampling: dict[str, Any] | None = None,
     ) -> None:
         self.replies: dict[str, Reply] = {}
+        self.sampling = sampling or {}
         self.dispatcher = Dispatcher(
             policy=build_policy(policy),
             limits=limits or AdmissionConfig(),
@@ -256,8 +260,8 @@ class MiniFrontend:
             controller=lambda: cluster.controller_address,
             token=TOKEN,
             frontend=cpb.FrontendInfo(id=name),
-            vllm_version=FAKE_VERSION_FOR_FRONTENDS,
-            hash_seed="fake",
+            vllm_version=vllm_version,
+            hash_seed=hash_seed,
             dispatcher=self.dispatcher,
         )
         self.watch.start()
@@ -287,7 +291,7 @@ class MiniFrontend:
         seen.done.set()
 
     def ticket(self, request_id: str, prompt: list[int], max_tokens: int, **route: Any) -> Ticket:
-        sampling = {"max_tokens": max_tokens}
+        sampling = {**self.sampling, "max_tokens": max_tokens}
         payload = codec.encode(WireRequest(request_id, prompt, None, sampling, None, 0.0, None, None))
         now_s = self.dispatcher.clock()
         deadline_s = now_s + route.pop("deadline_s", 60.0)

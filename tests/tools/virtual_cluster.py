@@ -315,7 +315,7 @@ class VirtualLine:
 class VirtualFrontend(MiniFrontend):
     def __init__(self, world: "World", name: str) -> None:
         self.world, self.name, self.alive = world, name, True
-        self.replies = {}
+        self.replies, self.sampling = {}, {}
         self.dispatcher = Dispatcher(
             policy=build_policy("least_work"),
             limits=AdmissionConfig(),
