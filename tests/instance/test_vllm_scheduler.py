@@ -5,6 +5,7 @@ or left behind. The runner is played, see bare_scheduler.py.
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,6 +86,18 @@ def test_others_go_on_while_one_is_parked(one: Bare) -> None:
     one.scheduler.unpark("a")
     one.finish()
     assert one.said["a"] == wanted(40)
+
+
+def test_with_a_connector_a_parked_one_alone_is_no_work_either(one: Bare) -> None:
+    one.add("a", 40)
+    one.step()
+    park(one, "a")
+    while one.flying:
+        one.land()
+    one.scheduler.connector = SimpleNamespace()
+    assert not one.scheduler.has_finished_requests()
+    one.scheduler.connector = None
+    one.scheduler.unpark("a")
 
 
 def test_a_parked_one_keeps_its_slot_and_a_promise_takes_one(bare: Any) -> None:
@@ -252,8 +265,7 @@ def test_renamed_it_takes_its_blocks_along(one: Bare) -> None:
     assert one.free_blocks() == free
 
 
-def test_one_that_has_come_computes_one_token_in_the_next_step(bare: Any) -> None:
-    one = bare.Bare(depth=1)
+def test_one_that_has_come_computes_one_token_in_the_next_step(one: Bare) -> None:
     status = importlib.import_module("shoal.instance.vllm_seam").RequestStatus
     one.add("long", 400, 2)
     one.step()
@@ -268,7 +280,6 @@ def test_one_that_has_come_computes_one_token_in_the_next_step(bare: Any) -> Non
     assert list(one.scheduler.kv_holding_waiting) == [request]
     plan = one.launch()  # the long prompt alone would fill it
     assert plan.num_scheduled_tokens == {"a@2": 1}
-    one.land()
     one.finish()
     assert one.said["a@2"] == wanted(72, 10)
     assert one.said["long"] == wanted(400, 2)
