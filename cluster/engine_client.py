@@ -34,13 +34,13 @@ from shoal.cluster.journal import Outcome, Ticket, fingerprint
 from shoal.cluster.link import Link
 from shoal.cluster.request_context import RequestContext, current_request
 from shoal.cluster.tenants import ANYBODY, Tenants
+from shoal.proto.codec import INLINE_BYTES
 from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import InvalidArgument, ShoalError
 from shoal.proto.tracing import HEADER
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.contract import RouteRequest, Traits
 
-INLINE_BYTES = 1 << 30
 ADOPT_TIMEOUT_S = 3.0
 CLAIM_S = 10.0
 CALL_TIMEOUT_S = 120.0

@@ -18,7 +18,6 @@ from shoal.instance.vllm_mover import VllmMover
 from shoal.instance.vllm_ranks import block_copier
 from shoal.instance.vllm_scheduler import scheduler_path
 from shoal.instance.vllm_seam import (
-    INLINE_BYTES,
     VLLM_VERSION,
     AllBlocksCleared,
     AsyncEngineArgs,
@@ -39,6 +38,7 @@ from shoal.instance.vllm_seam import (
     current_platform,
     get_none_hash_seed,
 )
+from shoal.proto.codec import INLINE_BYTES
 from shoal.proto.errors import BadMessage
 
 

@@ -39,7 +39,6 @@ from vllm.version import __version__ as VLLM_VERSION
 from shoal.proto.errors import VersionMismatch
 
 SUPPORTED_MINOR = "0.32"
-INLINE_BYTES = 1 << 30  # arrays stay inside the one message: a gRPC message has no side frames
 
 
 def require_supported_version(version: str = VLLM_VERSION) -> None:
@@ -62,7 +61,6 @@ def argument_parser() -> Any:
 
 
 __all__ = [
-    "INLINE_BYTES",
     "SUPPORTED_MINOR",
     "VLLM_VERSION",
     "AllBlocksCleared",

@@ -13,6 +13,7 @@ from shoal.proto.errors import BadMessage
 
 T = TypeVar("T")
 
+INLINE_BYTES = 1 << 30  # vLLM keeps arrays inside the one message: a gRPC message has no side frames
 FINISH_STOP, FINISH_LENGTH, FINISH_ABORT, FINISH_ERROR, FINISH_REPETITION = range(5)
 
 
@@ -72,6 +73,7 @@ __all__ = [
     "FINISH_LENGTH",
     "FINISH_REPETITION",
     "FINISH_STOP",
+    "INLINE_BYTES",
     "WireOutput",
     "WireOutputs",
     "WireRequest",

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import pytest
 
 from shoal.instance.vllm_flags import set_vllm_environment
+from shoal.proto.codec import INLINE_BYTES
 from shoal.proto.errors import VersionMismatch
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -284,7 +285,7 @@ def test_an_adapter_is_known_by_name_number_and_path(seam: Any) -> None:
 def test_one_message_holds_a_whole_request(seam: Any) -> None:
     params = seam.SamplingParams(seed=1, stop_token_ids=[5], min_tokens=2, max_tokens=9, logit_bias={3: 1.0})
     request = seam.EngineCoreRequest("r", [1, 2], None, params, None, 0.5, None, "salt", None, priority=-3)
-    parts = seam.MsgpackEncoder(seam.INLINE_BYTES).encode(request)
+    parts = seam.MsgpackEncoder(INLINE_BYTES).encode(request)
     assert len(parts) == 1
     read = seam.MsgpackDecoder(seam.EngineCoreRequest).decode(bytes(parts[0]))
     assert read.sampling_params == params

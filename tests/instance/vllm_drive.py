@@ -12,13 +12,13 @@ from shoal.instance.engine_factory import build_engine
 from shoal.instance.seam import Prepared, Submission
 from shoal.instance.vllm_engine import VllmEngine
 from shoal.instance.vllm_seam import (
-    INLINE_BYTES,
     EngineCoreRequest,
     LoRARequest,
     MsgpackEncoder,
     SamplingParams,
     StructuredOutputsParams,
 )
+from shoal.proto.codec import INLINE_BYTES
 from shoal.proto.config import parse_config
 
 WAIT_S = 30.0
