@@ -20,6 +20,7 @@ from shoal.instance.vllm_seam import (
 )
 from shoal.proto.codec import INLINE_BYTES
 from shoal.proto.config import parse_config
+from tests.instance.sampling_kinds import KINDS, SCHEMA
 
 WAIT_S = 30.0
 SIZES = {
@@ -39,6 +40,7 @@ class Heard:
     finish: int | None = None
     stop: int | str | None = None
     logprob_ids: list[list[int]] = field(default_factory=list)
+    logprobs: list[list[float]] = field(default_factory=list)
 
     def end(self) -> tuple[int | None, int | str | None]:
         return self.finish, self.stop
@@ -72,6 +74,10 @@ class Drive:
             setattr(request.sampling_params if owner == "params" else request, leaf, value)
         return bytes(self.encoder.encode(request)[0])
 
+    def wire_of_kind(self, kind: str, prompt: list[int], **more: Any) -> bytes:
+        grammar = {"structured_outputs": self.json_schema(SCHEMA)} if kind == "json" else {}
+        return self.wire(prompt, **{"ignore_eos": True, **KINDS[kind], **grammar, **more})
+
     @staticmethod
     def lora(name: str, number: int) -> LoRARequest:
         return LoRARequest(lora_name=name, lora_int_id=number, lora_path=f"/adapters/{name}")
@@ -82,13 +88,16 @@ class Drive:
     def start(self, wire: bytes, delivered: Sequence[int] = ()) -> str:
         """Returns the engine's id of it."""
         prepared = self.prepare(wire, delivered)
+        self.heard[prepared.engine_id] = Heard(list(delivered))
+        self.add(prepared)
+        return prepared.engine_id
+
+    def add(self, prepared: Prepared) -> None:
         end_s = time.monotonic() + WAIT_S
         while not self.engine.ready(prepared):
             assert time.monotonic() < end_s, "its grammar never became ready"
             time.sleep(0.002)
         self.engine.add(prepared)
-        self.heard[prepared.engine_id] = Heard(list(delivered))
-        return prepared.engine_id
 
     def step(self) -> None:
         self.steps += 1
@@ -98,6 +107,7 @@ class Drive:
             heard.tokens += output.new_token_ids
             if output.new_logprobs is not None:
                 heard.logprob_ids += output.new_logprobs.logprob_token_ids.tolist()
+                heard.logprobs += output.new_logprobs.logprobs.tolist()
             if output.finish_reason is not None:
                 heard.finish, heard.stop = int(output.finish_reason), output.stop_reason
         if not result.executed:

@@ -5,8 +5,8 @@ Imports vLLM: only fixtures of tests marked `vllm` may import this.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ WAIT_S = 120.0
 
 @dataclass(slots=True)
 class Move:
-    """One request on its way. `step_s`: what each command on a step thread took, by name, for the slowest."""
+    """One request on its way. `slowest_s`: what each command on a step thread took at most, by name."""
 
     source: Drive
     target: Drive
@@ -37,7 +37,7 @@ class Move:
     sent_blocks: int = 0
     slowest_s: dict[str, float] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str, None, None]:
         """Goes on after each engine step; says what it has just done."""
         first, told = 0, 0
         for stage in range(self.stages):
@@ -74,8 +74,11 @@ class Move:
         for start in range(0, len(positions), self.parcel_blocks):
             some = positions[start : start + self.parcel_blocks]
             copy = self.copier.submit(self._copy, pin, some)
-            while not copy.done():
-                yield "copying"
+            try:
+                while not copy.done():
+                    yield "copying"
+            finally:
+                wait([copy])  # given up meanwhile, it must not write into blocks that are someone else's by then
             copy.result()
             self.sent_blocks += len(some)
 
@@ -120,6 +123,7 @@ class Pair:
     def __init__(self, **sizes: Any) -> None:
         self.a, self.b = Drive(**sizes), Drive(**sizes)
         self.copier = ThreadPoolExecutor(4)
+        self.undisturbed: dict[bytes, Heard] = {}
 
     def other(self, drive: Drive) -> Drive:
         return self.b if drive is self.a else self.a
@@ -145,6 +149,26 @@ class Pair:
             assert time.monotonic() < end_s, "the engines do not come to an end"
             self.step()
         return heard
+
+    def leftovers(self) -> list[str]:
+        """What finished requests and moves should not have left; empty where all is well."""
+        return [f"{name}: {what}" for name in ("a", "b") for what in self._leftovers(getattr(self, name))]
+
+    @staticmethod
+    def _leftovers(drive: Drive) -> list[str]:
+        engine, scheduler = drive.engine, drive.engine.scheduler
+        tables = scheduler.kv_cache_manager.coordinator.single_type_managers[0]
+        worker = getattr(engine.core.model_executor, "driver_worker", None)  # none where ranks are processes
+        kept = {
+            "blocks": not drive.all_free(),
+            "rows": worker and worker.worker.model_runner.requests,
+            "parked": scheduler.parked,
+            "promised": scheduler.promised,
+            "residents": engine.mover.residents(),
+            "block tables": dict(tables.req_to_blocks),
+            "cached blocks": tables.num_cached_block,
+        }
+        return [f"{name} {what}" for name, what in kept.items() if what]
 
     def shutdown(self) -> None:
         self.copier.shutdown()
