@@ -266,6 +266,20 @@ async def test_with_prefill_and_decode_apart_every_stream_is_that_of_one_instanc
 @pytest.mark.parametrize("victim", ["i0", "i1"])
 @pytest.mark.parametrize("point", ["departure.copy", "arrival.prepared"])
 async def test_the_end_of_either_side_in_a_planned_hand_over_costs_no_token(victim, point):
+    await one_end(point, victim)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_fifty_ends_of_either_side_in_planned_hand_overs_cost_no_token():
+    stages = ("look", "copy", "open", "prepare", "hand_over")
+    points = [f"departure.{stage}" for stage in stages] + [f"arrival.{stage}" for stage in ("lease", "install", "hold")]
+    rng = Random(50)
+    for _ in range(50):
+        await one_end(rng.choice(points), rng.choice(["i0", "i1"]))
+
+
+async def one_end(point, victim):
     async with one_prefills_one_decodes() as (cluster, frontend):
         failpoints.arm(point, "pause:10@1")
         run = asyncio.create_task(frontend.run("r", PROMPT, 40))
