@@ -10,7 +10,7 @@ step's first 200 tokens or so cost nothing, which the coefficients do not tell.
   drag_ms     what each of its tokens adds to the steps of the others, as long as both run
   crowd_ms    what is queued there, once for each request that is there
   late_ms     predicted TTFT beyond the goal
-  slow_ms     predicted time per token beyond the goal, over the answer, for it and for all that it slows
+  slow_ms     time per token beyond the goal, predicted or seen in the latest step, over the answer
 
 The goals are those of the benchmarks: TTFT 0.5 s + 2 x the uncached prefill alone, three lone decode steps per token.
 """
@@ -105,7 +105,7 @@ def late_ms(question: Question) -> Floats:
 def slow_ms(question: Question) -> Floats:
     goal_ms = TPOT_STEPS * question.foresight.step.a_ms
     over = np.maximum(np.maximum(token_ms(question), question.snapshot.step_ms) - goal_ms, 0)
-    slow: Floats = over * question.new_tokens * (question.snapshot.requests + 1)
+    slow: Floats = over * question.new_tokens
     return slow
 
 

@@ -59,12 +59,13 @@ def test_late_is_what_passes_the_goal():
     assert terms("late_ms", idle=IDLE, queue=queue) == pytest.approx([0.0, waited_ms + 58.0125 + 10.1 - goal_ms])
 
 
-def test_slow_counts_for_all_whom_it_slows():
+def test_slow_is_what_passes_the_goal_for_each_token():
     full = (
         InstanceLoad(running=3, context_tokens=10_000),
         0,
     )  # 30.3 ms a step, 30.63 with this request; the goal is 30
-    assert terms("slow_ms", idle=IDLE, full=full) == pytest.approx([0.0, 0.63 * 20 * 4])
+    behind = (InstanceLoad(running=3, step_ms=42.0), 0)
+    assert terms("slow_ms", idle=IDLE, full=full, behind=behind) == pytest.approx([0.0, 0.63 * 20, 12.0 * 20])
 
 
 def test_least_delay_weighs_a_long_queue_against_a_cached_prompt():
