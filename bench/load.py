@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tqdm import tqdm
 
 from shoal.bench import traces
@@ -28,7 +29,7 @@ from shoal.bench.http_client import HttpClient, HttpTarget, first_model
 from shoal.bench.outcome import INTERRUPTED, MEASURED, Outcome
 from shoal.bench.record import Record
 from shoal.bench.report import plot_load
-from shoal.bench.summary import PERCENTILES, Slo, detail, parse_goodput, summarize
+from shoal.bench.summary import PERCENTILES, Slo, detail, over_baseline, parse_goodput, read_result, summarize
 from shoal.bench.workload import (
     FixedLength,
     Length,
@@ -113,6 +114,12 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--percentiles", default=",".join(f"{percent:g}" for percent in PERCENTILES))
     parser.add_argument("--detailed", action="store_true", help="add the arrays per request")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE.json", help="the result, as `vllm bench serve` saves its own"
+    )
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE.json", help="such a file: adds this run's numbers over those in it"
+    )
 
 
 def plan(args: argparse.Namespace) -> list[LoadRequest]:
@@ -210,6 +217,7 @@ async def _run(args: argparse.Namespace, requests: Sequence[LoadRequest]) -> tup
 
 def run(args: argparse.Namespace) -> Outcome:
     check(args)
+    baseline = read_result(args.baseline) if args.baseline else {}
     goodput = parse_goodput(args.goodput)
     percentiles = _percentiles(args.percentiles)
     requests = plan(args)
@@ -237,6 +245,10 @@ def run(args: argparse.Namespace) -> Outcome:
     }
     if args.plot:
         plot_load(counted, result, args.plot)
+    if args.save:
+        args.save.write_bytes(msgspec.json.encode(result))
+    if baseline:
+        result["over_baseline"] = over_baseline(result, baseline)
     return Outcome(result, INTERRUPTED if load.interrupted else MEASURED)
 
 

@@ -1,4 +1,4 @@
-"""From records to the result of a run. Pure.
+"""From records to the result of a run. Pure but for `read_result`.
 
 The keys are those of `vllm bench serve`'s result file (milliseconds where they say so; throughput per second of
 `duration`), with these meant alike: a request that failed counts only in `failed`; ITL is the gap between two chunks;
@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from shoal.bench import stats
 from shoal.bench.record import End, Record
@@ -179,4 +182,33 @@ def _slo(done: Sequence[Record], slo: Slo | None, asked: int, per_s: float) -> d
     }
 
 
-__all__ = ["GOODPUT_NAMES", "PERCENTILES", "Slo", "detail", "parse_goodput", "summarize"]
+def read_result(path: Path) -> dict[str, Any]:
+    """Of `vllm bench serve --save-result`, or of --save. Raises InvalidArgument."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as exc:
+        raise InvalidArgument("baseline", limit="a file with a result of vllm bench serve", given=str(exc)) from None
+    if "request_throughput" not in found:
+        raise InvalidArgument("baseline", limit="a result with request_throughput in it", given=sorted(found)[:8])
+    return found
+
+
+def over_baseline(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, float]:
+    """Ratios of all numbers that both have: throughputs and latencies. Pure."""
+    words = ("_throughput", "_goodput", "_ms", "duration", "completed", "failed")
+    numbers = {
+        name: value for name, value in baseline.items() if name.endswith(words) and isinstance(value, int | float)
+    }
+    return {n: result[n] / v for n, v in numbers.items() if v and isinstance(result.get(n), int | float)}
+
+
+__all__ = [
+    "GOODPUT_NAMES",
+    "PERCENTILES",
+    "Slo",
+    "detail",
+    "over_baseline",
+    "parse_goodput",
+    "read_result",
+    "summarize",
+]

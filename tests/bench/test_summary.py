@@ -1,7 +1,7 @@
 import pytest
 
 from shoal.bench.record import Record
-from shoal.bench.summary import Slo, detail, parse_goodput, summarize
+from shoal.bench.summary import Slo, detail, over_baseline, parse_goodput, read_result, summarize
 from shoal.bench.workload import LoadRequest
 from shoal.proto.errors import InvalidArgument
 
@@ -97,3 +97,17 @@ def test_slo_grows_with_the_uncached_prompt_and_counts_failures_as_missed():
     result = summarize([in_time, cached, slow, failed("timeout")], duration_s=2.0, slo=slo)
     assert result["slo"]["met_share"] == 0.25
     assert result["slo"]["goodput"] == 0.5
+
+
+def test_a_result_of_vllm_bench_serve_is_a_baseline(tmp_path):
+    path = tmp_path / "vllm.json"
+    path.write_text('{"request_throughput": 4.0, "mean_ttft_ms": 50.0, "std_itl_ms": 0.0, "backend": "vllm"}')
+    ours = {"request_throughput": 6.0, "mean_ttft_ms": 25.0, "std_itl_ms": 1.0}
+    assert over_baseline(ours, read_result(path)) == {"request_throughput": 1.5, "mean_ttft_ms": 0.5}
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": 1}', "no json"])
+def test_a_file_that_is_no_result_is_refused(text, tmp_path):
+    (path := tmp_path / "x.json").write_text(text)
+    with pytest.raises(InvalidArgument, match="baseline"):
+        read_result(path)
