@@ -41,7 +41,7 @@ class _Entry:
     place: Place
     queued_s: float
     deadline_s: float
-    ahead: int
+    starts_before: int
     placed: bool = False
 
 
@@ -55,7 +55,7 @@ class AdmissionQueue:
         self._placed: list[Place] = []
         self._forecast = WaitForecast()
         self._tokens = 0
-        self._serial = 0
+        self._serial = self._starts = 0
         self._empty_since_s: float | None = None
         self._departures: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
 
@@ -104,7 +104,8 @@ class AdmissionQueue:
         """Its first token came. Unknown ids are ignored: every request starts again after each hand-over."""
         entry = self._entries.get(request_id)
         if entry is not None and self._depart(request_id, now_s):
-            self._forecast.started(entry.ahead, now_s - entry.queued_s, now_s)
+            self._forecast.started(self._starts - entry.starts_before, now_s - entry.queued_s, now_s)
+            self._starts += 1
 
     def withdraw(self, request_id: str, now_s: float) -> bool:
         """Its client left, or it ended before its first token. True if it was here."""
@@ -194,7 +195,7 @@ class AdmissionQueue:
     def _enter(self, request: RouteRequest, deadline_s: float, now_s: float) -> None:
         self._serial += 1
         place = self._place(request)
-        self._entries[request.request_id] = _Entry(request, place, now_s, deadline_s, self._ahead(request))
+        self._entries[request.request_id] = _Entry(request, place, now_s, deadline_s, self._starts)
         self._order.add(place, request)
         self._tokens += request.context_tokens
 

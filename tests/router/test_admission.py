@@ -228,15 +228,30 @@ def test_any_history_keeps_the_sums_and_everybody_leaves_in_the_end(history):
     assert (len(queue), queue.tokens, queue.next()) == (0, 0, None)
 
 
+def placed_queue_of(count):
+    queue = queue_of(*(request(f"r{n}", 1) for n in range(count)), max_requests=100)
+    for n in range(count):
+        queue.take(f"r{n}")
+    return queue
+
+
 def test_who_would_wait_past_its_deadline_is_refused_at_once_with_the_time_to_come_again():
-    crowd = [request(f"r{n}", 1) for n in range(10)]
-    queue = queue_of(*crowd, max_requests=100)
-    for waiting in crowd:
-        queue.take(waiting.request_id)
-    queue.started("r9", 5.0)  # nine were ahead of it: two are served per second
-    with pytest.raises(Overloaded, match=r"about 5\.0 s, 2\.0 s past its deadline") as refused:
+    queue = placed_queue_of(20)
+    for n in range(10):
+        queue.started(f"r{n}", (n + 1) / 2)  # two are served per second
+    with pytest.raises(Overloaded, match=r"about 5\.5 s, 2\.5 s past its deadline") as refused:
         queue.offer(request("hopeless", arrived_s=5.0, deadline_s=8.0), 5.0)
-    assert refused.value.retry_after_s == 2.0
-    queue.offer(request("patient", arrived_s=5.0, deadline_s=10.0), 5.0)
+    assert refused.value.retry_after_s == 2.5
+    queue.offer(request("patient", arrived_s=5.0, deadline_s=10.5), 5.0)
     queue.offer(request("urgent", arrived_s=5.0, deadline_s=6.0, priority=-1), 5.0)  # nobody is ahead of it
     assert ids(queue)[0] == "urgent" and "hopeless" not in ids(queue)
+
+
+def test_who_left_unserved_is_no_sign_of_a_fast_fleet():
+    queue = placed_queue_of(24)
+    for n in range(14):
+        queue.withdraw(f"r{n}", 1.0)
+    for n in range(14, 19):
+        queue.started(f"r{n}", n - 13.0)  # one per second, whoever left before
+    with pytest.raises(Overloaded, match=r"about 6\.0 s"):
+        queue.offer(request("hopeless", arrived_s=5.0, deadline_s=8.0), 5.0)
