@@ -41,6 +41,7 @@ BENCHES = {
     "priority": ("shoal.bench.priority", "the high class under load: idle, without priorities, with them"),
     "disagg": ("shoal.bench.disagg", "prefill and decode apart, or adaptively, against chunked prefill; simulated"),
     "overload": ("shoal.bench.overload", "several times what the cluster can do: goodput left, and every refusal"),
+    "chaos": ("shoal.bench.chaos", "load and one random fault after another: violations, faults proved, availability"),
     "drain": ("shoal.bench.drain", "empty loaded instances by migration: failed requests, and how long it takes"),
 }
 

@@ -1,7 +1,8 @@
 """One frontend in one plain process, without Ray or a controller of its own: the same Frontend as in production, with
 a sampler of how old its picture of the instances is.
 
-usage: python -m shoal.bench.frontend_host CONFIG_JSON TOKEN CONTROLLER_ADDRESS [PROFILE_FILE]
+usage: python -m shoal.bench.frontend_host CONFIG_JSON TOKEN CONTROLLER_ADDRESS [PROFILE_FILE [NAME]]
+An empty PROFILE_FILE is none; NAME is f0 where it is not given.
 Prints one JSON line {"http", "grpc", "metrics", "pid"} once it serves. Then each line on its standard input is answered
 by one JSON line: `links`, how many instances it is linked to; `begin`, forget all samples (and profile from here on, if
 a file was named); `end`, what was sampled since. It ends when its standard input closes.
@@ -135,11 +136,11 @@ def held_ports(config: ClusterConfig) -> Iterator[ClusterConfig]:
         yield config.model_copy(update=ports)
 
 
-async def start(config: ClusterConfig, token: str, controller: str) -> Frontend:
-    from shoal.cluster.frontend import Frontend, FrontendPlan  # noqa: PLC0415 - imports vLLM, which reads its environment
+async def start(config: ClusterConfig, token: str, controller: str, name: str = "f0") -> Frontend:
+    from shoal.cluster.frontend import Frontend, FrontendPlan  # noqa: PLC0415 - imports vLLM, reads its environment
 
     with held_ports(config) as ported:
-        frontend = Frontend(FrontendPlan(ported, "f0", token, token, lambda: controller))
+        frontend = Frontend(FrontendPlan(ported, name, token, token, lambda: controller))
         await frontend.start()
     return frontend
 
@@ -148,8 +149,8 @@ def _say(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-async def host(config: ClusterConfig, token: str, controller: str, profile_file: str) -> None:
-    frontend = await start(config, token, controller)
+async def host(config: ClusterConfig, token: str, controller: str, profile_file: str, name: str) -> None:
+    frontend = await start(config, token, controller, name)
     sampler = ViewSampler(frontend.dispatcher)
     sampling = asyncio.create_task(sampler.run())
     answers = Answers(sampler, profile_file)
@@ -166,9 +167,9 @@ async def host(config: ClusterConfig, token: str, controller: str, profile_file:
 def main(argv: list[str]) -> None:
     set_vllm_environment()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    config_json, token, controller = argv[:3]
+    config_json, token, controller, profile_file, name = [*argv, *["", "f0"][len(argv) - 3 :]]
     config = ClusterConfig.model_validate_json(config_json)
-    asyncio.run(host(config, token, controller, argv[3] if len(argv) > 3 else ""))
+    asyncio.run(host(config, token, controller, profile_file, name))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class LocalCluster:
         self.frontends = 0
 
     async def __aenter__(self) -> LocalCluster:
-        await self._start_controller()
+        await self.start_controller()
         await self.until_ready(self.config.instances)
         return self
 
@@ -50,18 +50,22 @@ class LocalCluster:
         await self.server.stop(None)
         await self.controller.close()
 
-    async def _start_controller(self) -> None:
+    async def start_controller(self) -> None:
         self.controller = Controller(
             self.config, token=self.token, run_id="run", launcher=self.launcher, registry=self.registry
         )
         await self.controller.run()
         self.server, self.address = await serve(ControllerService(self.controller, self.token), self.address)
 
-    async def restart_controller(self) -> None:
-        """As if its process had died: nobody says good-bye, and the next one finds what is alive."""
+    async def lose_controller(self) -> None:
+        """As if its process had died: nobody says good-bye."""
         await self.server.stop(None)
         await self.controller.lives.abandon()
-        await self._start_controller()
+
+    async def restart_controller(self) -> None:
+        """The next one finds what is alive."""
+        await self.lose_controller()
+        await self.start_controller()
 
     async def until_ready(self, count: int, within_s: float = START_S) -> None:
         async with asyncio.timeout(within_s):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,7 +40,8 @@ class PlainProcess:
         if core is not None:
             os.sched_setaffinity(self.pid, {core})
         (one,) = (await self.host.said(START_S))["instances"]
-        served = Served(one["address"], one["pid"], one["metrics"] or "")
+        address = await self.launcher.through(instance_id, one["address"])
+        served = Served(address, one["pid"], one["metrics"] or "")
         self.who = Identity(instance_id, incarnation, served)
         return served
 
@@ -72,11 +73,25 @@ class PlainProcess:
         return f"{self.name} ended"
 
 
-class PlainLauncher:
-    """Outlives a controller, as processes do: the next one finds them in `survivors`."""
+async def straight(_instance_id: str, address: str) -> str:
+    return address
 
-    def __init__(self, config_json: str, token: str, folder: Path, environment: Mapping[str, str]) -> None:
+
+class PlainLauncher:
+    """Outlives a controller, as processes do: the next one finds them in `survivors`. `through`: the address under
+    which all others are told to find an instance, e.g. that of a proxy.
+    """
+
+    def __init__(
+        self,
+        config_json: str,
+        token: str,
+        folder: Path,
+        environment: Mapping[str, str],
+        through: Callable[[str, str], Awaitable[str]] = straight,
+    ) -> None:
         self.config_json, self.token, self.folder, self.environment = config_json, token, folder, environment
+        self.through = through
         self.processes: list[PlainProcess] = []
 
     async def launch(self, name: str) -> PlainProcess:
