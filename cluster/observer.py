@@ -56,6 +56,8 @@ async def observe(
         seals: SealReader | None = SealReader()
         try:
             async for frame in call:
+                if frame is None:  # gRPC's word for bytes that are no Down
+                    return "stream damaged: bytes of no frame"
                 if frame.WhichOneof("frame") == "welcome" and not frame.welcome.sealed:
                     seals = None
                 if seals is not None:
