@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from shoal.bench.chaos import ENDS, RECOVERY_S, Round, growth, judge, score
-from shoal.bench.chaos_faults import FAULTS, Strike
+from shoal.bench.chaos_faults import Strike
 from shoal.bench.record import Record
 from shoal.bench.workload import LoadRequest
 
@@ -64,9 +64,8 @@ def test_availability_counts_all_but_the_refused():
 @pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-def test_a_campaign_of_every_fault_finds_no_violation_and_proves_its_faults():
-    minutes = str(len(FAULTS) * 14 / 60)
-    command = [sys.executable, "-m", "shoal.bench", "chaos", "--minutes", minutes, "--every", "8", "--json"]
+def test_a_campaign_finds_no_violation_and_proves_its_faults():
+    command = [sys.executable, "-m", "shoal.bench", "chaos", "--minutes", "5", "--every", "8", "--json"]
     done = subprocess.run([*command, "--wait", "300"], capture_output=True, timeout=850, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
