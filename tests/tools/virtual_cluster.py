@@ -327,7 +327,7 @@ class VirtualFrontend(MiniFrontend):
         )
 
     def connect(self, instance: VirtualInstance) -> None:
-        if instance.alive and self.alive:
+        if instance.alive and self.alive and instance.name not in self.dispatcher.links:  # as a watch of members does
             link = VirtualLink(self.world, instance, self)
             self.world.links.append(link)
             link.open_now()
