@@ -45,7 +45,9 @@ from shoal.router.view import Standing
 log = logging.getLogger(__name__)
 TICK_S = 0.05
 RETURNS_PER_TICK = 8
-GRACE_S = 0.05  # a node's instances die together: nobody may be sent to the next one to die, and be suspected
+GRACE_S = 0.05  # a node's instances die together: nobody may be sent to the next one to die, and be suspected. So
+# returns wait that long after a crash, and until whoever is left has spoken since, as each does every 50 ms: on a busy
+# machine a killed process may take longer to go.
 RETRY_AFTER_S = 2.0
 
 
@@ -70,6 +72,7 @@ class Dispatcher:
         self.view, self.journal, self.admission = self.ledgers.view, self.ledgers.journal, self.ledgers.admission
         self.flights, self.quarantine = self.ledgers.flights, self.ledgers.quarantine
         self.returns_left, self.returns_after_s = RETURNS_PER_TICK, 0.0
+        self.unheard: set[str] = set()  # linked instances that said nothing since the last crash
         self.failovers = 0
         self.link_ends: Counter[LinkEnd] = Counter()
         self.links: dict[str, Link] = {}
@@ -91,6 +94,7 @@ class Dispatcher:
         if self.links.get(link.instance_id) is not link:
             return
         del self.links[link.instance_id]
+        self.unheard.discard(link.instance_id)
         self.link_ends[why] += 1
         self.inquiries.lose(link)
         self.view.leave(link.instance_id)
@@ -102,7 +106,7 @@ class Dispatcher:
         for ticket in orphans.resubmit:
             self.ledgers.send_back(ticket.request_id)
         if why is LinkEnd.CRASHED:
-            self.returns_after_s = self.clock() + GRACE_S
+            self.returns_after_s, self.unheard = self.clock() + GRACE_S, set(self.links)
             asyncio.get_running_loop().call_later(GRACE_S, self._pump)
         self.failovers += len(orphans.resubmit)
         log.warning(
@@ -146,7 +150,7 @@ class Dispatcher:
         for route in self.admission.queued():
             flight = self.flights[route.request_id]
             if flight.ticket.epoch:
-                if not self.returns_left or self.clock() < self.returns_after_s:
+                if not self.returns_left or self.unheard or self.clock() < self.returns_after_s:
                     return
                 self.returns_left -= 1
             if self._try(flight, route):
@@ -213,6 +217,7 @@ class Dispatcher:
 
     def on_frame(self, link: Link, frame: pb.Down) -> None:
         """Raises for a frame that makes no sense; its link then ends. What it said before that counts."""
+        self.unheard.discard(link.instance_id)
         match frame.WhichOneof("frame"):
             case "report":
                 self._on_report(link, frame.report)

@@ -28,6 +28,7 @@ def test_a_daemon_whose_parent_is_gone_is_found_and_ended(tmp_path):
     with child(DAEMON, tmp_path) as one:
         until(lambda: one.exit_code() == 0)
         (daemon,) = one.pids()
+        one.stop(grace_s=0.2)
     until(lambda: process_state(daemon) in ("", "Z"))
 
 

@@ -121,6 +121,26 @@ async def test_instances_that_die_together_make_no_request_suspect():
         await assert_clean(cluster, frontend)
 
 
+async def test_nobody_returns_to_an_instance_that_was_not_heard_since_the_crash():
+    """A killed process may keep its connection for a while: it says nothing more, and then it is gone too."""
+    async with MiniCluster(2) as cluster:
+        frontend = await cluster.frontend()
+        run = asyncio.create_task(frontend.run("r", [1], 60))
+        await eventually(lambda: "r" in frontend.replies and bool(frontend.replies["r"].tokens))
+        ticket = frontend.dispatcher.journal.tickets["r"]
+        first, second = ticket.owner, next(name for name in cluster.names if name != ticket.owner)
+        frontend.dispatcher.links[second].on_frame = lambda *_: None
+        await cluster.instances[first].kill()
+        await eventually(lambda: first not in frontend.dispatcher.links)
+        await asyncio.sleep(3 * dispatcher_module.GRACE_S)
+        assert ticket.owner is None
+        await cluster.instances[second].kill()
+        for name in cluster.names:
+            await cluster.revive(name)
+        assert_whole(await run, 60)
+        await assert_clean(cluster, frontend)
+
+
 async def test_an_instance_that_is_started_again_is_linked_again():
     async with MiniCluster(1) as cluster:
         frontend = await cluster.frontend()
