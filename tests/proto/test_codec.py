@@ -1,10 +1,7 @@
-"""The codec: bytes of a peer become a typed message or BadMessage; positions are those of the installed vLLM."""
+"""The codec: bytes of a peer become a typed message or BadMessage."""
 
-import json
 import os
 import random
-import subprocess
-import sys
 
 import msgspec
 import pytest
@@ -78,41 +75,3 @@ def test_what_is_encoded_comes_back(message):
 def test_positions_of_a_newer_peer_are_ignored():
     longer = encode([*msgspec.to_builtins(OUTPUTS.outputs[1]), None, None, None, {"new": 1}])
     assert decode(WireOutput, longer).request_id == "é"
-
-
-FIELDS = """
-import json, sys
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
-import msgspec
-kinds = {"WireRequest": EngineCoreRequest, "WireOutput": EngineCoreOutput, "WireOutputs": EngineCoreOutputs}
-assert all(kind.__struct_config__.array_like for kind in kinds.values())
-facts = {name: list(kind.__struct_fields__) for name, kind in kinds.items()}
-facts["FinishReason"] = {member.name: int(member) for member in FinishReason}
-print("FACTS" + json.dumps(facts))
-"""
-
-
-@pytest.fixture(scope="module")
-def vllm_facts():
-    """In a process of its own: importing vLLM takes long and changes the process."""
-    done = subprocess.run([sys.executable, "-c", FIELDS], capture_output=True, text=True, timeout=300)
-    line = next((line for line in done.stdout.splitlines() if line.startswith("FACTS")), None)
-    assert line is not None, done.stderr[-3000:]
-    return json.loads(line.removeprefix("FACTS"))
-
-
-@pytest.mark.vllm
-@pytest.mark.timeout(330)
-@pytest.mark.parametrize("kind", [WireRequest, WireOutput, WireOutputs])
-def test_positions_are_those_of_vllms_struct(vllm_facts, kind):
-    ours = list(kind.__struct_fields__)
-    assert ours == vllm_facts[kind.__name__][: len(ours)]
-
-
-@pytest.mark.vllm
-@pytest.mark.timeout(330)
-def test_finish_reasons_are_vllms(vllm_facts):
-    from shoal.proto import codec  # noqa: PLC0415  for its names
-
-    ours = {name.removeprefix("FINISH_"): value for name, value in vars(codec).items() if name.startswith("FINISH_")}
-    assert ours == vllm_facts["FinishReason"]
