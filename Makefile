@@ -23,7 +23,7 @@ down: install  ## stop it and leave nothing behind
 test: unit e2e  ## all tests but the large counts of `make nightly`
 
 unit: install  ## tests without the shared real cluster
-	$(PYTEST) tests --ignore=tests/e2e $(ARGS)
+	tests/unit.sh $(ARGS)
 
 e2e: install  ## tests against one real cluster that they share
 	@if [ -n "$$(find tests/e2e -name 'test_*.py' 2>/dev/null)" ]; then $(PYTEST) tests/e2e $(ARGS); fi
