@@ -12,10 +12,12 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shoal.cluster import link as link_module
 from shoal.cluster.frontend_metrics import FrontendRegistry
 from shoal.instance.fake_mover import FakeMover
 from shoal.instance.fake_tokens import reply
 from shoal.instance.metrics import InstanceMetrics
+from shoal.instance.migration import line as line_module
 from shoal.instance.migration.words import Ending, Patience
 from shoal.proto import failpoints
 from shoal.proto.codec import FINISH_LENGTH
@@ -25,12 +27,29 @@ from tests.tools.mini_cluster import VOCABULARY, MiniCluster, eventually, settle
 
 PROMPT = list(range(50))
 TOKENS = 160
+# Nobody is given up because this machine is busy.
+PATIENT = Patience(look_s=30, open_s=30, parcel_s=30, park_s=30, prepare_s=30, settle_s=30, lease_s=60)
+
+
+@pytest.fixture(autouse=True)
+def streams_may_be_silent(monkeypatch):
+    monkeypatch.setattr(link_module, "SILENCE_S", 60.0)
+    for module in (link_module, line_module):
+        monkeypatch.setattr(module, "CHANNEL_OPTIONS", [("grpc.use_local_subchannel_pool", 1)])
+
+
+def have_patience(cluster, patience, *names):
+    for name in names or cluster.names:
+        desk = cluster.instances[name].server.desk
+        desk.room = replace(desk.room, patience=patience)
 
 
 @asynccontextmanager
 async def running(cluster, *, tokens=TOKENS, **route):
-    """A request after its 20th token: (frontend, its task, source, target)."""
+    """A request after its 20th token, in no hurry to end: (frontend, its task, source, target)."""
     frontend = await cluster.frontend()
+    cluster.brake(21)
+    have_patience(cluster, PATIENT)
     run = asyncio.create_task(frontend.run("r", PROMPT, tokens, **route))
     await eventually(lambda: "r" in frontend.replies)
     await frontend.replies["r"].wait_tokens(20)
@@ -56,6 +75,11 @@ async def moved(frontend):
     return next(frame.moved for _, frame in frontend.frames if frame.WhichOneof("frame") == "moved")
 
 
+async def ends_whole(frontend, run, tokens=TOKENS):
+    frontend.cluster.brake(None)
+    assert_whole(await run, tokens)
+
+
 def assert_whole(seen, tokens=TOKENS):
     assert (seen.finish_reason, seen.error) == (FINISH_LENGTH, None)
     assert seen.tokens == reply(seen.prompt, tokens, VOCABULARY)
@@ -72,7 +96,7 @@ async def test_a_moved_stream_is_that_of_an_undisturbed_run_and_its_move_is_on_r
             move(frontend, source, target)
             told = await moved(frontend)
             assert (told.outcome, told.target) == (Ending.COMMITTED.value, target)
-            assert_whole(await run)
+            await ends_whole(frontend, run)
             assert frontend.replies["r"].context.instance == target
             [record] = ticket.moves
             assert (record.source, record.target, record.sent_bytes) == (source, target, told.sent_bytes)
@@ -96,7 +120,7 @@ async def test_a_move_is_counted_on_both_sides_and_its_pause_where_the_client_is
         async with running(cluster) as (frontend, run, source, target):
             move(frontend, source, target)
             told = await moved(frontend)
-            assert_whole(await run)
+            await ends_whole(frontend, run)
             page = lines(FrontendRegistry(frontend.dispatcher, "m", "f0"))
             assert page["shoal_migration_pause_seconds_count"].value == 1
             assert 0 < page["shoal_migration_pause_seconds_sum"].value < 30
@@ -118,7 +142,7 @@ async def test_blocks_that_the_target_has_are_not_sent():
             told = await moved(frontend)
             all_blocks = (len(PROMPT) + told.tokens) // 4 + 1
             assert told.outcome == "committed" and told.sent_bytes <= (all_blocks - 10) * 4096
-            assert_whole(await run)
+            await ends_whole(frontend, run)
 
 
 async def test_a_waiting_request_moves_without_a_copy():
@@ -134,18 +158,19 @@ async def test_a_waiting_request_moves_without_a_copy():
             seen = await late
             assert seen.context.instance == target
             assert_whole(seen, 10)
-            assert_whole(await run, 400)
+            await ends_whole(frontend, run, 400)
 
 
 async def test_a_lease_that_is_over_sends_the_request_back_to_its_source(monkeypatch):
     async with MiniCluster(2) as cluster:
         async with running(cluster) as (frontend, run, source, target):
+            have_patience(cluster, replace(PATIENT, lease_s=0.05), target)
             desk = cluster.instances[target].server.desk
-            desk.room = replace(desk.room, patience=Patience(lease_s=0.05))
             monkeypatch.setattr(desk, "takeover", lambda *_: False)
             ticket = frontend.dispatcher.journal.tickets["r"]
             move(frontend, source, target)
-            assert_whole(await run)
+            await moved(frontend)
+            await ends_whole(frontend, run)
             assert (ticket.owner, ticket.epoch, ticket.moves[0].resubmitted) == (source, 3, True)
             assert frontend.dispatcher.handovers.counts.resubmitted == {"person": 1}
 
@@ -163,13 +188,13 @@ async def test_a_damaged_block_ends_the_move_and_the_request_goes_on(monkeypatch
             move(frontend, source, target)
             told = await moved(frontend)
             assert told.outcome == Ending.REFUSED.value and "holds other bytes" in told.detail
-            assert_whole(await run)
+            await ends_whole(frontend, run)
             assert frontend.replies["r"].context.instance == source
 
 
 async def test_the_source_goes_on_when_its_owner_is_silent_and_a_late_yes_frees_it():
     async with MiniCluster(2) as cluster:
-        async with running(cluster, tokens=900) as (frontend, run, source, target):
+        async with running(cluster, tokens=400) as (frontend, run, source, target):
             on_frame, late = frontend.dispatcher.on_frame, []
             link, server = frontend.dispatcher.links[source], cluster.instances[source].server
 
@@ -178,6 +203,7 @@ async def test_the_source_goes_on_when_its_owner_is_silent_and_a_late_yes_frees_
                 late.append(frame) if late or frame.WhichOneof("frame") == "handover" else on_frame(link, frame)
 
             link.on_frame = slow
+            have_patience(cluster, replace(PATIENT, settle_s=0.5), source)
             move(frontend, source, target)
             await eventually(lambda: server.desk.counts.ended[("person", "owner_silent")] == 1)
             assert "r@1" in server.holdings.by_engine_id
@@ -187,12 +213,12 @@ async def test_the_source_goes_on_when_its_owner_is_silent_and_a_late_yes_frees_
             assert frontend.dispatcher.journal.tickets["r"].owner == target
             await eventually(lambda: not server.holdings.by_engine_id and server.load.running == 0)
             assert not frontend.replies["r"].done.is_set()
-            assert_whole(await run, 900)
+            await ends_whole(frontend, run, 400)
 
 
 async def test_a_moved_request_that_is_resumable_is_adopted_at_the_target():
     async with MiniCluster(2) as cluster:
-        async with running(cluster, tokens=900, resume_key="key", tenant="t") as (frontend, run, source, target):
+        async with running(cluster, tokens=400, resume_key="key", tenant="t") as (frontend, run, source, target):
             move(frontend, source, target)
             assert (await moved(frontend)).outcome == "committed"
             await eventually(lambda: frontend.replies["r"].context.instance == target)
@@ -205,10 +231,11 @@ async def test_a_moved_request_that_is_resumable_is_adopted_at_the_target():
             links = list(second.dispatcher.links.values())
             link, adopted = await second.dispatcher.inquiries.find_orphan(links, "key", "t", 5.0)
             assert (link.instance_id, adopted.epoch) == (target, 2)
+            cluster.brake(None)
             seen = second.claim(link, adopted, "again", PROMPT)
             async with asyncio.timeout(30):
                 await seen.done.wait()
-            assert_whole(seen, 900)
+            assert_whole(seen, 400)
 
 
 async def test_the_planner_hears_who_is_where_and_is_obeyed_in_how_an_instance_is_meant_to_be():
@@ -228,16 +255,18 @@ async def test_the_planner_hears_who_is_where_and_is_obeyed_in_how_an_instance_i
             move(frontend, target, source)
             assert (await moved(frontend)).outcome == Ending.SOURCE_GONE.value  # it is not there
             server._leave(planner)
-            assert_whole(await run)
+            await ends_whole(frontend, run)
 
 
 # Planned at admission: prefill and decode apart
 
 
 @asynccontextmanager
-async def one_prefills_one_decodes():
-    """The frontend; prompts of 24 tokens or more are prefilled at i0, everything else at i1."""
+async def one_prefills_one_decodes(patience=PATIENT):
+    """The frontend; prompts of 24 tokens or more are prefilled at i0, which is slow, everything else at i1."""
     async with MiniCluster(2) as cluster:
+        cluster.brake(0, "i0")
+        have_patience(cluster, patience)
         frontend = await cluster.frontend()
         await eventually(lambda: len(frontend.dispatcher.links) == 2)
         frontend.dispatcher.view.split_from_tokens = 24
@@ -280,12 +309,13 @@ async def test_fifty_ends_of_either_side_in_planned_hand_overs_cost_no_token():
 
 
 async def one_end(point, victim):
-    async with one_prefills_one_decodes() as (cluster, frontend):
-        failpoints.arm(point, "pause:10@1")
-        run = asyncio.create_task(frontend.run("r", PROMPT, 40))
-        assert await asyncio.to_thread(failpoints.wait_reached, point, 10)
+    async with one_prefills_one_decodes(replace(PATIENT, lease_s=1)) as (cluster, frontend):
+        failpoints.arm(point, "pause:30@1")
+        run = asyncio.create_task(frontend.run("r", PROMPT, TOKENS))
+        assert await asyncio.to_thread(failpoints.wait_reached, point, 30)
+        cluster.brake(None)
         killing = asyncio.create_task(cluster.instances[victim].kill())
         await eventually(lambda: victim not in frontend.dispatcher.links)
         failpoints.release(point)
         await asyncio.gather(run, killing)
-        assert_whole(frontend.replies["r"], 40)
+        assert_whole(frontend.replies["r"])

@@ -22,7 +22,7 @@ from shoal.proto.codec import INLINE_BYTES
 from shoal.proto.config import parse_config
 from tests.instance.sampling_kinds import KINDS, SCHEMA
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 SIZES = {
     "max_model_len": 4096,
     "max_num_batched_tokens": 256,

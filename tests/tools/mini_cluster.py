@@ -43,6 +43,7 @@ from shoal.router.profile import build_policy
 TOKEN = "token"
 VOCABULARY = 256
 BLOCK_SIZE = 4
+BRAKE = 20.0
 ENGINE = EngineConfig(
     kind="fake", block_size=BLOCK_SIZE, max_num_batched_tokens=64, max_num_seqs=16, max_model_len=1024
 )
@@ -84,6 +85,8 @@ class MiniInstance:
         self.loop = asyncio.get_running_loop()
         self.may_step = threading.Event()
         self.may_step.set()
+        self.steps = 0
+        self.braked_after: int | None = None
         self.engine = FakeEngine(
             engine, fake, model="tiny", vllm_version=FAKE_VERSION_FOR_FRONTENDS, sleep_s=self._sleep, die=self._poisoned
         )
@@ -104,7 +107,9 @@ class MiniInstance:
         self.address = f"127.0.0.1:{self.proxy.port}"
 
     def _sleep(self, seconds: float) -> None:
-        threading.Event().wait(seconds)
+        self.steps += 1
+        braked = self.braked_after is not None and self.steps > self.braked_after
+        threading.Event().wait(seconds * BRAKE if braked else seconds)
         self.may_step.wait(60)
 
     def _poisoned(self) -> NoReturn:
@@ -206,6 +211,13 @@ class MiniCluster:
         await eventually(lambda: len(frontend.dispatcher.links) == sum(i.alive for i in self.instances.values()))
         return frontend
 
+    def brake(self, after_steps: int | None, *names: str) -> None:
+        """From then on these (or all) take their time for each step, so that no request ends before something else that
+        a test waits for, however busy this machine is. None: as fast as before.
+        """
+        for name in names or self.names:
+            self.instances[name].braked_after = after_steps
+
     async def check(self) -> list[str]:
         return [line for life in self.lives for line in await life.check()]
 
@@ -244,6 +256,7 @@ class MiniFrontend:
         hash_seed: str = "fake",
         sampling: dict[str, Any] | None = None,
     ) -> None:
+        self.cluster = cluster
         self.replies: dict[str, Reply] = {}
         self.sampling = sampling or {}
         self.dispatcher = Dispatcher(
