@@ -3,21 +3,24 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 
-async def bench(*flags: str, cache: str, interrupt_after_s: float | None = None) -> tuple[int, str, str]:
+async def bench(*flags: str, cache: str, interrupt_when: Callable[[], bool] | None = None) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "shoal.bench", "load", *flags,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, "XDG_CACHE_HOME": cache},
     )  # fmt: skip
     try:
-        if interrupt_after_s is not None:
-            await asyncio.sleep(interrupt_after_s)
+        if interrupt_when is not None:
+            async with asyncio.timeout(110):
+                while not interrupt_when():
+                    await asyncio.sleep(0.01)
             process.send_signal(signal.SIGINT)
-        out, err = await asyncio.wait_for(process.communicate(), 60)
+        out, err = await asyncio.wait_for(process.communicate(), 110)
     finally:
         if process.returncode is None:
             process.kill()
@@ -53,11 +56,17 @@ async def test_one_run_from_the_command_line(server, tmp_path):
 
 async def test_a_closed_loop(server, tmp_path):
     server.token_s = 0.002
+    flags = ("--concurrency", "4", "--requests", "20", "--output-tokens", "3", "--json")
+    code, out, _ = await bench("--url", server.url, *flags, cache=str(tmp_path))
+    assert (code, last_json(out)["completed"]) == (0, 20) and 1 < server.most_running <= 4
+
+
+async def test_clients_that_hang_up_are_counted_apart(server, tmp_path):
+    server.token_s = 0.002
     flags = ("--concurrency", "4", "--requests", "20", "--output-tokens", "3", "--hangup", "0.5", "--json")
     code, out, _ = await bench("--url", server.url, *flags, cache=str(tmp_path))
     result = last_json(out)
-    assert code == 0 and server.most_running <= 5  # one that was just hung up may still be noticed late
-    assert result["hung_up"] > 0 and result["hung_up"] + result["completed"] == 20
+    assert code == 0 and result["hung_up"] > 0 and result["hung_up"] + result["completed"] == 20
 
 
 async def test_a_trace(server, tmp_path):
@@ -71,7 +80,9 @@ async def test_a_trace(server, tmp_path):
 
 async def test_stopping_by_hand_gives_the_partial_result(server, tmp_path):
     flags = ("--rate", "20", "--requests", "10000", "--output-tokens", "2", "--json")
-    code, out, _ = await bench("--url", server.url, *flags, cache=str(tmp_path), interrupt_after_s=4)
+    code, out, _ = await bench(
+        "--url", server.url, *flags, cache=str(tmp_path), interrupt_when=lambda: len(server.bodies) > 5
+    )
     result = last_json(out)
     assert code == 130 and result["interrupted"] and result["not_sent"] > 0
 

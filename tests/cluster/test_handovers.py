@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.cluster import link as link_module
+from shoal.cluster import membership_watch
 from shoal.cluster.frontend_metrics import FrontendRegistry
 from shoal.instance.fake_mover import FakeMover
 from shoal.instance.fake_tokens import reply
@@ -34,7 +35,7 @@ PATIENT = Patience(look_s=30, open_s=30, parcel_s=30, park_s=30, prepare_s=30, s
 @pytest.fixture(autouse=True)
 def streams_may_be_silent(monkeypatch):
     monkeypatch.setattr(link_module, "SILENCE_S", 60.0)
-    for module in (link_module, line_module):
+    for module in (link_module, line_module, membership_watch):
         monkeypatch.setattr(module, "CHANNEL_OPTIONS", [("grpc.use_local_subchannel_pool", 1)])
 
 
@@ -267,13 +268,13 @@ async def one_prefills_one_decodes(patience=PATIENT):
     async with MiniCluster(2) as cluster:
         cluster.brake(0, "i0")
         have_patience(cluster, patience)
+        cluster.instances["i0"].role, cluster.instances["i1"].role = Role.PREFILL.value, Role.DECODE.value
+        await cluster.publish()
         frontend = await cluster.frontend()
-        await eventually(lambda: len(frontend.dispatcher.links) == 2)
         frontend.dispatcher.view.split_from_tokens = 24
         peers = {name: instance.address for name, instance in cluster.instances.items()}
-        for name, role in (("i0", Role.PREFILL), ("i1", Role.DECODE)):
+        for name in cluster.names:
             frontend.ask(name, peers=pb.Peers(addresses=peers))
-            frontend.dispatcher.set_role(name, role)
         yield cluster, frontend
         failpoints.clear()
         assert await settled(cluster.check) == []
@@ -312,7 +313,8 @@ async def one_end(point, victim):
     async with one_prefills_one_decodes(replace(PATIENT, lease_s=1)) as (cluster, frontend):
         failpoints.arm(point, "pause:30@1")
         run = asyncio.create_task(frontend.run("r", PROMPT, TOKENS))
-        assert await asyncio.to_thread(failpoints.wait_reached, point, 30)
+        reached = await asyncio.to_thread(failpoints.wait_reached, point, 30)
+        assert reached, [str(frame) for _, frame in frontend.frames if frame.WhichOneof("frame") != "report"]
         cluster.brake(None)
         killing = asyncio.create_task(cluster.instances[victim].kill())
         await eventually(lambda: victim not in frontend.dispatcher.links)

@@ -68,11 +68,18 @@ class Cluster:
 
     def titled(self, title: str) -> set[int]:
         ours = reaper.ours(self.run_id, root_pid=os.getpid())
-        return {pid for pid in ours if psutil.Process(pid).cmdline()[:1] == [title]}
+        return {pid for pid in ours if _title(pid) == title}
 
     def spares(self) -> set[int]:
         serving = {one.pid for one in self.client.status(patience_s=20).instances}
         return self.titled("ray::HostedInstance") - serving
+
+
+def _title(pid: int) -> str:
+    try:
+        return next(iter(psutil.Process(pid).cmdline()), "")
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 def start_head(run: RunDir, run_id: str, ray_dir: str) -> subprocess.Popen[bytes]:

@@ -82,6 +82,7 @@ class MiniInstance:
         self, name: str, incarnation: int, *, engine: EngineConfig, fake: FakeEngineConfig, seed: int, pid: int = 1
     ) -> None:
         self.name, self.incarnation, self.pid = name, incarnation, pid
+        self.role = "mixed"  # as the controller wants it
         self.loop = asyncio.get_running_loop()
         self.may_step = threading.Event()
         self.may_step.set()
@@ -156,7 +157,12 @@ class MiniInstance:
 
     def member(self) -> cpb.Member:
         return cpb.Member(
-            id=self.name, address=self.address, state="ready", role="mixed", pid=self.pid, incarnation=self.incarnation
+            id=self.name,
+            address=self.address,
+            state="ready",
+            role=self.role,
+            pid=self.pid,
+            incarnation=self.incarnation,
         )
 
 
