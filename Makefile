@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
-.PHONY: help install up down test unit e2e nightly lint format types proto docs deploy lock
+.PHONY: help install up down test unit e2e nightly lint format types proto docs deploy lock sbom
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ docs: install  ## regenerate the tables in docs/ that come from code
 deploy: install  ## regenerate what the chart, the dashboards and the alerts take from code
 	$(BIN)/python deploy/values_schema.py
 	$(BIN)/python deploy/monitoring/generate.py
+
+sbom: install  ## bill of materials and lock with hashes, for a release, into build/release
+	requirements/sbom.sh
 
 lock: ## resolve all dependencies anew into requirements/constraints.txt
 	requirements/lock.sh

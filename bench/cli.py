@@ -42,6 +42,7 @@ BENCHES = {
     "disagg": ("shoal.bench.disagg", "prefill and decode apart, or adaptively, against chunked prefill; simulated"),
     "overload": ("shoal.bench.overload", "several times what the cluster can do: goodput left, and every refusal"),
     "chaos": ("shoal.bench.chaos", "load and one random fault after another: violations, faults proved, availability"),
+    "siege": ("shoal.bench.siege", "idle, slow and oversized clients: what the honest ones notice, and the memory"),
     "drain": ("shoal.bench.drain", "empty loaded instances by migration: failed requests, and how long it takes"),
 }
 

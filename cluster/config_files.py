@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from shoal.proto.config import NODE, ClusterConfig, load_config
 from shoal.proto.errors import StartFailed
 
+KEYS = "keys.yaml"
+
 
 class ConfigFiles(BaseModel):
     """config: what `shoal up --config` takes. secrets: files named after keys of it: `secret`, `registry` as text,
@@ -26,7 +28,10 @@ class ConfigFiles(BaseModel):
 def read_config(files: ConfigFiles) -> ClusterConfig:
     """Raises StartFailed with one line per wrong key."""
     found = sorted(files.secrets.iterdir()) if files.secrets else []
-    config = load_config(files.config, {path.stem: _value(path) for path in found if _is_key(path)})
+    given = {path.stem: _value(path) for path in found if _is_key(path)}
+    if files.secrets and (files.secrets / KEYS).is_file():  # Kubernetes changes it in place
+        given["keys_file"] = files.secrets / KEYS
+    config = load_config(files.config, given)
     if config.host != NODE:
         raise StartFailed(f"host: must be {NODE!r} where Ray spans machines, given {config.host!r}")
     return config

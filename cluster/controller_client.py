@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 
 from shoal.instance.auth import token_metadata
+from shoal.instance.inner_tls import PLAIN, InnerTls
+from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import NotFound, Unavailable
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
@@ -20,12 +22,13 @@ _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 class ControllerClient:
-    def __init__(self, address: str, token: str) -> None:
-        self._channel = grpc.insecure_channel(
-            address, options=(("grpc.max_reconnect_backoff_ms", 500), ("grpc.enable_http_proxy", 0))
-        )
+    """`address` and `token`: of its inner or its admin port; who acts is an admin. `inner_token`: of frontends."""
+
+    def __init__(self, address: str, token: str, *, inner_token: str = "", tls: InnerTls = PLAIN) -> None:
+        options = (("grpc.max_reconnect_backoff_ms", 500), ("grpc.enable_http_proxy", 0))
+        self._channel, self._tls = tls.channel(address, options), tls
         self._stub = rpc.ControllerStub(self._channel)
-        self._metadata = token_metadata(token)
+        self._metadata, self._inner_metadata = token_metadata(token), token_metadata(inner_token or token)
 
     def __enter__(self) -> ControllerClient:
         return self
@@ -88,17 +91,23 @@ class ControllerClient:
         return list(self._ask(frontend, "Story", pb.StoryRequest(request_id=request_id)).requests)
 
     def _ask(self, frontend: pb.FrontendInfo, method: str, request: Any) -> Any:
-        with grpc.insecure_channel(frontend.inner, options=(("grpc.enable_http_proxy", 0),)) as channel:
-            return self._call(getattr(rpc.FrontendStub(channel), method), request)
+        with self._tls.channel(frontend.inner, (("grpc.enable_http_proxy", 0),)) as channel:
+            return self._call(getattr(rpc.FrontendStub(channel), method), request, metadata=self._inner_metadata)
 
-    def _call(self, method: Any, request: Any, timeout_s: float = CALL_S) -> Any:
+    def _call(self, method: Any, request: Any, timeout_s: float = CALL_S, *, metadata: Any = None) -> Any:
         """Raises a ShoalError that says in one line what the other side said."""
         try:
-            return method(request, timeout=timeout_s, metadata=self._metadata)
+            return method(request, timeout=timeout_s, metadata=metadata or self._metadata)
         except grpc.RpcError as exc:
             if exc.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise NotFound(str(exc.details())) from None
             raise Unavailable(f"controller: {exc.code().name.lower()}: {exc.details()}") from None
 
 
-__all__ = ["ControllerClient"]
+def admin_client(address: str, config: ClusterConfig) -> ControllerClient:
+    """For whoever may read the cluster's own configuration."""
+    tls = InnerTls.of(config.tls)
+    return ControllerClient(address, config.token("admin"), inner_token=config.token("inner"), tls=tls)
+
+
+__all__ = ["ControllerClient", "admin_client"]

@@ -13,7 +13,7 @@ import grpc
 from shoal.cluster import membership as m
 from shoal.cluster.controller import Controller
 from shoal.cluster.picture import PoolGlance, pictures
-from shoal.instance.auth import has_token
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.errors import NotFound, ShoalError
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
@@ -35,11 +35,14 @@ Context: TypeAlias = Any  # grpc's stubs have no generic context
 
 
 class ControllerService(rpc.ControllerServicer):
-    def __init__(self, controller: Controller, token: str, metrics: str = "") -> None:
-        self._controller, self._token, self._metrics = controller, token, metrics
+    """Asks nobody who he is: the gates of its listeners do (`serve`)."""
+
+    def __init__(self, controller: Controller, metrics: str = "") -> None:
+        self._controller, self._metrics = controller, metrics
         self._frontends: dict[str, tuple[int, pb.FrontendInfo]] = {}
         self._watchers = self._viewers = 0
-        self._pools = PoolGlance(controller.lives.pools, token)
+        lives = controller.lives
+        self._pools = PoolGlance(lives.pools, lives.token, lives.tls)
         self._streams = 0
         self._version = 1
         self._news = asyncio.Event()
@@ -50,12 +53,7 @@ class ControllerService(rpc.ControllerServicer):
         self._news.set()
         self._news = asyncio.Event()
 
-    async def _admit(self, context: Context) -> None:
-        if not has_token(context.invocation_metadata(), self._token):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this cluster's token is missing or wrong")
-
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Membership]:
-        await self._admit(context)
         if self._watchers >= MAX_WATCHERS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"watchers: at most {MAX_WATCHERS}")
         self._watchers += 1
@@ -74,7 +72,6 @@ class ControllerService(rpc.ControllerServicer):
                 del self._frontends[request.watcher_id]
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
-        await self._admit(context)
         return self.status()
 
     def status(self) -> pb.StatusReply:
@@ -88,7 +85,6 @@ class ControllerService(rpc.ControllerServicer):
         )
 
     async def View(self, request: pb.ViewRequest, context: Context) -> AsyncIterator[pb.Picture]:
-        await self._admit(context)
         if self._viewers >= MAX_VIEWERS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"viewers: at most {MAX_VIEWERS}")
         self._viewers += 1
@@ -99,13 +95,11 @@ class ControllerService(rpc.ControllerServicer):
             self._viewers -= 1
 
     async def Revive(self, request: pb.ReviveRequest, context: Context) -> pb.ReviveReply:
-        await self._admit(context)
         if request.id and request.id not in self._controller.slots:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"id: no instance {request.id!r}")
         return pb.ReviveReply(ids=self._controller.revive(request.id))
 
     async def Migrate(self, request: pb.MigrateRequest, context: Context) -> pb.MoveReport:
-        await self._admit(context)
         try:
             flight = self._controller.planner.begin_by_hand(request.request_id, request.target)
         except ShoalError as exc:
@@ -123,7 +117,6 @@ class ControllerService(rpc.ControllerServicer):
         return await self._act(context, self._controller.restart)
 
     async def Roles(self, request: pb.RolesRequest, context: Context) -> pb.ActReply:
-        await self._admit(context)
         try:
             self._controller.set_roles(request.roles)
         except ShoalError as exc:
@@ -131,7 +124,6 @@ class ControllerService(rpc.ControllerServicer):
         return pb.ActReply(words=", ".join(f"{slot.id} {self._role(slot)}" for slot in self._controller.slots.values()))
 
     async def _act(self, context: Context, act: Callable[[], None]) -> pb.ActReply:
-        await self._admit(context)
         try:
             act()
         except ShoalError as exc:
@@ -139,7 +131,6 @@ class ControllerService(rpc.ControllerServicer):
         return pb.ActReply(words=f"wanted: {', '.join(self._controller.fleet.wanted)}")
 
     async def Router(self, request: pb.RouterAct, context: Context) -> pb.RouterWanted:
-        await self._admit(context)
         try:
             self._controller.steer(request)
         except ShoalError as exc:
@@ -147,7 +138,6 @@ class ControllerService(rpc.ControllerServicer):
         return self._controller.desk.wanted
 
     async def Moves(self, request: pb.StoryRequest, context: Context) -> pb.MovesReply:
-        await self._admit(context)
         return pb.MovesReply(moves=self._controller.planner.moves_of(request.request_id))
 
     def membership(self) -> pb.Membership:
@@ -187,13 +177,15 @@ async def _refuse(context: Context, error: ShoalError) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-async def serve(service: ControllerService, address: str) -> tuple[grpc.aio.Server, str]:
+async def serve(
+    service: ControllerService, address: str, gate: grpc.aio.ServerInterceptor, tls: InnerTls = PLAIN
+) -> tuple[grpc.aio.Server, str]:
     """Raises OSError where the port is taken. Returns the server and the address with its real port."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[gate])
     rpc.add_ControllerServicer_to_server(service, server)
     host, port = address.rsplit(":", 1)
     try:
-        bound = server.add_insecure_port(address)
+        bound = tls.bind(server, address)
     except RuntimeError as exc:
         raise OSError(f"controller address {address}: {exc}") from None
     await server.start()

@@ -40,6 +40,7 @@ from shoal.proto.errors import InvalidArgument, ShoalError
 from shoal.proto.tracing import HEADER
 from shoal.proto.v1 import instance_pb2 as pb
 from shoal.router.contract import RouteRequest, Traits
+from shoal.router.tenant_limits import TenantLimits
 
 ADOPT_TIMEOUT_S = 3.0
 CLAIM_S = 10.0
@@ -58,8 +59,8 @@ class Adoption:
 class ClusterClient(EngineCoreClient):
     """One per frontend. `attach` gives it its dispatcher and block hasher before the first request."""
 
-    def __init__(self, config: ClusterConfig, tenants: Tenants) -> None:
-        self.config, self.tenants = config, tenants
+    def __init__(self, config: ClusterConfig, tenants: Tenants, limits: TenantLimits | None = None) -> None:
+        self.config, self.tenants, self.limits = config, tenants, limits or TenantLimits()
         self.engine_ranks_managed = [0]  # read once by AsyncLLM: to vLLM the cluster is one engine
         self.resources = SimpleNamespace(engine_dead=False)
         self.encoder, self.decoder = MsgpackEncoder(INLINE_BYTES), MsgpackDecoder(EngineCoreOutputs)
@@ -80,8 +81,9 @@ class ClusterClient(EngineCoreClient):
             context.error = exc
             raise
         request.cache_salt = self.tenants.salt(context.tenant, self.config.model_name)
-        if context.priority or context.offline:
-            request.priority = max(context.priority, OFFLINE_PRIORITY) if context.offline else context.priority
+        asked = context.priority or request.priority
+        asked = max(asked, OFFLINE_PRIORITY) if context.offline else asked
+        request.priority = self.limits.priority(context.tenant, asked)
         if context.traceparent:
             request.trace_headers = {HEADER: context.traceparent}  # vLLM hands it on to the pool's connector
         adoption = self.adopted.pop(context.resume_key, None)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from functools import partial
 from typing import Any
 
+from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
 from ray.serve.api import RunTarget
@@ -28,22 +30,22 @@ DRAIN_S = 5.0
 
 
 class FrontendReplica:
-    """One replica. Its work is Frontend's."""
+    """One replica. Its work is Frontend's. `config` is without the secret, of which it gets two derived ones."""
 
-    async def __init__(self, config: ClusterConfig) -> None:  # type: ignore[misc] # Ray awaits it
+    async def __init__(self, config: ClusterConfig, token: str, salt: str) -> None:  # type: ignore[misc] # Ray awaits it
         lead_process_group()
         set_up_logs(config.log_format, logging.WARNING)
         os.environ["VLLM_MAX_N_SEQUENCES"] = str(config.limits.choices)
         set_vllm_environment()
         from shoal.cluster.frontend import Frontend, FrontendPlan  # noqa: PLC0415 - imports vLLM, for 12 to 40 s
 
-        secret = config.secret.get_secret_value()
         plan = FrontendPlan(
             config=at_home(config),
             frontend_id=f"frontend-{uuid.uuid4().hex[:8]}",
-            token=secret,
-            secret=secret,
+            token=token,
+            secret=salt,
             controller=find_controller,
+            admin=partial(find_controller, admin=True),
         )
         self.frontend = Frontend(plan)
         await self.frontend.start()
@@ -74,7 +76,8 @@ def frontends(config: ClusterConfig, *, drain_s: float = DRAIN_S) -> Application
         ray_actor_options={"num_cpus": 0, "resources": slot(config, FRONTEND_SLOT)},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
-    application: Application = replicas.bind(config)
+    public = config.model_copy(update={"secret": SecretStr(""), "admin_keys": {}, "registry": "memory"})
+    application: Application = replicas.bind(public, config.token("inner"), config.token("salt"))
     return application
 
 

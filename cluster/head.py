@@ -26,6 +26,7 @@ from shoal.cluster.frontends import deploy_error, deploy_frontends, shut_fronten
 from shoal.cluster.ports import free_port
 from shoal.cluster.progress import Verdict, judge
 from shoal.cluster.rundir import SUPERVISOR_PID, RunDir
+from shoal.instance.inner_tls import InnerTls
 from shoal.proto.config import ClusterConfig, load_config
 from shoal.proto.errors import ShoalError, StartFailed
 
@@ -99,22 +100,24 @@ class Head:
         start_ray(self.config, str(self.ray_dir))
         signal.signal(signal.SIGTERM, _raise_stopped)  # Ray set its own
         say(step="starting the controller")
-        address = self._start_controller()
-        say(controller=address, step="starting instances")
+        address, admin = self._start_controller()
+        say(controller=admin, step="starting instances")
         threading.Thread(target=self._deploy, daemon=True).start()
         return self._await_ready(address)
 
-    def _start_controller(self) -> str:
+    def _start_controller(self) -> tuple[str, str]:
+        """Where its own processes, and where people find it."""
         self.controller = create_controller(
-            self.config,
+            self.config.model_copy(update={"admin_port": self.config.admin_port or free_port("127.0.0.1")}),
             cluster=self.run.name,
             run_id=self.run_id,
             address=f"127.0.0.1:{free_port('127.0.0.1')}",
             logs=str(self.ray_dir / "session_latest" / "logs"),
             gpus=gpu_share(self.config, ray.cluster_resources().get("GPU", 0.0)),
         )
-        where: str = ray.get(self.controller.where.remote(), timeout=CONTROLLER_S)
-        return where
+        asked = [self.controller.where.remote(), self.controller.where_admin.remote()]
+        where, admin = ray.get(asked, timeout=CONTROLLER_S)
+        return str(where), str(admin)
 
     def _deploy(self) -> None:
         try:
@@ -126,7 +129,7 @@ class Head:
 
     def _await_ready(self, address: str) -> str:
         began_s = time.monotonic()
-        with ControllerClient(address, self.config.secret.get_secret_value()) as client:
+        with ControllerClient(address, self.config.token("inner"), tls=InnerTls.of(self.config.tls)) as client:
             while True:
                 status = client.status(patience_s=10.0)
                 waited_s = time.monotonic() - began_s

@@ -1,27 +1,31 @@
 """The HTTP edge, an ASGI wrapper around vLLM's application: deny by default, keys to tenants, limits, and our errors as
 HTTP.
 
-Only the routes of OPEN_ROUTES answer; everything else that vLLM mounts is closed. The first body byte is awaited before
-the response starts, so that a request which never got a place becomes a 429 or 503 with Retry-After, streaming or not,
-and so that the answer can name the instance that gave its first token.
+Only the routes of OPEN_ROUTES answer; everything else that vLLM mounts is closed. A request is read whole and judged
+before vLLM sees it. The first body byte of its answer is awaited before the response starts, so that a request which
+never got a place becomes a 429 or 503 with Retry-After, streaming or not, and so that the answer can name the instance
+that gave its first token.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from shoal.cluster.body_checks import check_body
 from shoal.cluster.client_words import is_offline, program_of
+from shoal.cluster.http_body import BodyReader, BodyTooLarge, ClientGone, Message, Receive, replayed
 from shoal.cluster.request_context import RequestContext, open_request
-from shoal.proto.config import LimitsConfig
-from shoal.proto.errors import ClientFault, InvalidArgument, NotFound, ShoalError
+from shoal.proto.errors import InvalidArgument, NotFound, ShoalError
+from shoal.proto.limits import LimitsConfig
+from shoal.router.tenant_limits import TenantLimits
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Authenticate = Callable[[str | None], str]
@@ -40,17 +44,22 @@ OPEN_ROUTES = {
     ("POST", "/detokenize"),
 }
 KEYLESS_ROUTES = {("GET", "/health"), ("GET", "/ping")}
-
-
-class BodyTooLarge(ClientFault):
-    http_status = 413
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class HttpEdge:
-    """Wraps one ASGI application. Stateless but for its settings."""
+    """Wraps one ASGI application. Owns what is counted of bodies; tenants' accounts are `tenants`'."""
 
-    def __init__(self, app: Application, authenticate: Authenticate, limits: LimitsConfig) -> None:
+    def __init__(
+        self,
+        app: Application,
+        authenticate: Authenticate,
+        limits: LimitsConfig,
+        tenants: TenantLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.app, self.authenticate, self.limits = app, authenticate, limits
+        self.tenants, self.clock, self.bodies = tenants or TenantLimits(), clock, BodyReader(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -59,19 +68,34 @@ class HttpEdge:
             return await send({"type": "websocket.close", "code": 1000})
         try:
             context = self._admit(scope)
+            if scope["method"] != "POST":
+                return await self._serve(scope, receive, send, context)
+            self.tenants.enter(context.tenant, self.clock())
+            try:
+                return await self._serve(scope, await self._checked(receive), send, context)
+            finally:
+                self.tenants.leave(context.tenant)
+        except ClientGone:
+            return None
         except ShoalError as exc:
             return await send_error(send, exc)
+
+    async def _checked(self, receive: Receive) -> Receive:
+        body = await self.bodies.read(receive)
+        check_body(body, self.limits)
+        return replayed(body, receive)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
+        """Raises only what is the application's own fault."""
         _name(scope, context.request_id)
-        body = LimitedBody(receive, self.limits.body_bytes, context)
         response = HeldResponse(send, context)
         with open_request(context):
             try:
-                await self.app(scope, body.receive, response.send)
+                await self.app(scope, receive, response.send)
             except Exception:
                 if context.error is None:
                     raise
                 await response.fail(context.error)  # does nothing where the client has an answer
-        return None
 
     def _admit(self, scope: Scope) -> RequestContext:
         """Raises what the client must hear instead of an answer."""
@@ -82,6 +106,9 @@ class HttpEdge:
         header_bytes = sum(len(k) + len(v) for k, v in scope["headers"])
         if header_bytes > self.limits.header_bytes:
             raise InvalidArgument("headers", limit=f"at most {self.limits.header_bytes} bytes", given=header_bytes)
+        if not REQUEST_ID.fullmatch(headers.get("x-request-id", "-")):  # it travels with every report of the request
+            limit = "1 to 128 characters of [A-Za-z0-9._:-]"
+            raise InvalidArgument("x-request-id", limit=limit, given=headers["x-request-id"][:40])
         tenant = "" if route in KEYLESS_ROUTES else self.authenticate(headers.get("authorization") or _api_key(headers))
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self.limits.body_bytes:
@@ -118,24 +145,6 @@ def _number(headers: dict[str, str], name: str, least: float, most: float) -> fl
     if not least <= value <= most:
         raise InvalidArgument(name, limit=f"a number in {least:g}..{most:g}", given=text[:40])
     return value
-
-
-class LimitedBody:
-    """Counts what arrives; a body without a length, or with a wrong one, is cut off at the limit.
-
-    The application answers the cut in its own way; the error in the context is what the client hears instead.
-    """
-
-    def __init__(self, receive: Receive, limit_bytes: int, context: RequestContext) -> None:
-        self._receive, self.limit_bytes, self.context, self.seen_bytes = receive, limit_bytes, context, 0
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self.seen_bytes += len(message.get("body", b""))
-        if self.seen_bytes > self.limit_bytes:
-            self.context.error = BodyTooLarge(f"body: must be at most {self.limit_bytes} bytes, given more")
-            raise self.context.error
-        return message
 
 
 class HeldResponse:

@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 
 from shoal.cluster.stories import Stay, Stories
-from shoal.instance.auth import has_token
+from shoal.instance.gate import AsyncGate
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
 from shoal.router.explain import explain
@@ -23,20 +24,19 @@ class InnerServer(rpc.FrontendServicer):
     """Owns its listener from `start` to `stop`."""
 
     def __init__(self, stories: Stories, pilot: Pilot, token: str) -> None:
-        self._stories, self._pilot, self._token = stories, pilot, token
-        self._server: Any = grpc.aio.server()
+        self._stories, self._pilot = stories, pilot
+        self._server: Any = grpc.aio.server(interceptors=[AsyncGate(token)])
         self.address = ""
 
     @staticmethod
-    async def start(stories: Stories, pilot: Pilot, host: str, token: str) -> InnerServer:
+    async def start(stories: Stories, pilot: Pilot, host: str, token: str, tls: InnerTls = PLAIN) -> InnerServer:
         one = InnerServer(stories, pilot, token)
         rpc.add_FrontendServicer_to_server(one, one._server)
-        one.address = f"{host}:{one._server.add_insecure_port(f'{host}:0')}"
+        one.address = f"{host}:{tls.bind(one._server, f'{host}:0')}"
         await one._server.start()
         return one
 
     async def Story(self, request: pb.StoryRequest, context: Any) -> pb.StoryReply:
-        await self._admit(context)
         now_s = time.monotonic()
         found = list(self._stories.find(request.request_id).items())[-MAX_STORIES:]
         stories = [
@@ -46,12 +46,7 @@ class InnerServer(rpc.FrontendServicer):
         return pb.StoryReply(requests=stories)
 
     async def Router(self, request: pb.RouterAsk, context: Any) -> pb.RouterReport:
-        await self._admit(context)
         return report_of(self._pilot)
-
-    async def _admit(self, context: Any) -> None:
-        if not has_token(context.invocation_metadata(), self._token):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this cluster's token is missing or wrong")
 
     async def stop(self) -> None:
         await self._server.stop(None)

@@ -85,6 +85,7 @@ class Ledgers:
         self.flights: dict[str, Flight] = {}
         self.pairs = Pairs()
         self.metrics = RequestMetrics(slo)
+        self.charge: Callable[[str, int, float], None] = lambda tenant, tokens, now_s: None
         self.stories = Stories()
 
     def open(self, ticket: Ticket, context: RequestContext) -> Flight:
@@ -170,6 +171,7 @@ class Ledgers:
             self.foreseer.ended(ticket.route, len(ticket.delivered), over=outcome is Outcome.STOP)
             self.view.foresight = self.foreseer.foresight
         self.judged(request_id, self.metrics.ended(ticket, outcome, self.clock()))
+        self.charge(ticket.route.tenant, ticket.route.context_tokens + len(ticket.delivered), self.clock())
         self.admission.withdraw(request_id, self.clock())
         self.view.finish(request_id)
         flight = self.flights.pop(request_id)

@@ -19,6 +19,7 @@ import grpc
 
 from shoal.instance.auth import token_metadata
 from shoal.instance.frames import PROTOCOL
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.errors import BadMessage, Unavailable, VersionMismatch
 from shoal.proto.seal import Sealer, SealReader
 from shoal.proto.v1 import instance_pb2 as pb
@@ -58,8 +59,9 @@ class Link:
         hello: pb.Hello,
         on_frame: Callable[[Link, pb.Down], None],
         on_end: Callable[[Link, LinkEnd], None],
+        tls: InnerTls = PLAIN,
     ) -> None:
-        self.address, self.token, self.hello = address, token, hello
+        self.address, self.token, self.hello, self.tls = address, token, hello, tls
         self.on_frame, self.on_end = on_frame, on_end
         self.instance_id = ""
         self.outbox: asyncio.Queue[pb.Up | None] = asyncio.Queue()
@@ -76,7 +78,7 @@ class Link:
 
     async def open(self, timeout_s: float = 10.0) -> pb.Welcome:
         """Raises Unavailable or VersionMismatch; then nothing is left behind."""
-        self.channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        self.channel = self.tls.aio_channel(self.address, CHANNEL_OPTIONS)
         self.call = rpc.InstanceStub(self.channel).Attach(self._frames(), metadata=token_metadata(self.token))
         try:
             first = await asyncio.wait_for(self.call.read(), timeout_s)

@@ -19,6 +19,7 @@ from shoal.cluster.launcher import InstanceProcess, Launcher, ProcessGone, Serve
 from shoal.cluster.observer import Outbox, observe
 from shoal.cluster.planner import Planner
 from shoal.cluster.spares import Spares
+from shoal.instance.inner_tls import InnerTls
 from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import ServerFault, StartFailed
 from shoal.proto.v1 import instance_pb2 as pb
@@ -56,6 +57,7 @@ class Lives:
         attached: Callable[[str], None],
     ) -> None:
         self.config, self.token, self.launcher = config, token, launcher
+        self.tls = InnerTls.of(config.tls)
         self.slots, self.feed, self.attached = slots, feed, attached
         self.live: dict[str, Live] = {}
         self.spares = Spares(launcher, config.spares)
@@ -158,7 +160,9 @@ class Lives:
                     self.planner.moved(slot_id, frame.moved)
 
         while self._is_current(slot_id, live):
-            reason = await observe(live.served.address, self.token, live.outbox, welcomed=welcomed, heard=heard)
+            reason = await observe(
+                live.served.address, self.token, live.outbox, welcomed=welcomed, heard=heard, tls=self.tls
+            )
             live.attached = False
             self.planner.forget(slot_id)
             self.feed(slot_id, m.HeartbeatLost(live.incarnation, reason))

@@ -18,6 +18,7 @@ from shoal.cluster.instance_words import role_of
 from shoal.cluster.link import CHANNEL_OPTIONS, Link, LinkEnd, hello_of
 from shoal.cluster.router_desk import wanted_of
 from shoal.instance.auth import token_metadata
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.errors import ShoalError, Unavailable, VersionMismatch
 from shoal.proto.v1 import controller_pb2 as cpb
 from shoal.proto.v1 import controller_pb2_grpc as crpc
@@ -47,8 +48,9 @@ class MembershipWatch:
         vllm_version: str,
         hash_seed: str,
         dispatcher: Dispatcher,
+        tls: InnerTls = PLAIN,
     ) -> None:
-        self.controller, self.token, self.frontend = controller, token, frontend
+        self.controller, self.token, self.tls, self.frontend = controller, token, tls, frontend
         self.hello = hello_of(frontend.id, vllm_version)
         self.hash_seed, self.dispatcher = hash_seed, dispatcher
         self.members: dict[str, cpb.Member] = {}
@@ -71,7 +73,7 @@ class MembershipWatch:
         while True:
             with contextlib.suppress(grpc.aio.AioRpcError, ShoalError):
                 address = await asyncio.to_thread(self.controller)
-                async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+                async with self.tls.aio_channel(address, CHANNEL_OPTIONS) as channel:
                     request = cpb.WatchRequest(watcher_id=self.frontend.id, frontend=self.frontend)
                     stub = crpc.ControllerStub(channel)
                     stream = stub.Watch(request, metadata=token_metadata(self.token))
@@ -121,7 +123,7 @@ class MembershipWatch:
                 self._spawn(self._open(member))
 
     async def _open(self, member: cpb.Member) -> None:
-        link = Link(member.address, self.token, self.hello, self.dispatcher.on_frame, self._on_end)
+        link = Link(member.address, self.token, self.hello, self.dispatcher.on_frame, self._on_end, self.tls)
         try:
             welcome = await link.open()
             if welcome.instance_id != member.id:

@@ -35,11 +35,14 @@ def at_home(config: ClusterConfig) -> ClusterConfig:
     return config.model_copy(update={"host": own_address(config.host)})
 
 
-def find_controller() -> str:
-    """Its present address, which changes when it is restarted elsewhere. Blocks. Raises Unavailable."""
+def find_controller(*, admin: bool = False) -> str:
+    """The present address of its inner or its admin port, which change when it is restarted elsewhere. Blocks. Raises
+    Unavailable.
+    """
     try:
         handle = ray.get_actor(CONTROLLER, NAMESPACE)
-        return str(ray.get(handle.where.remote(), timeout=ANSWER_S))
+        where = handle.where_admin if admin else handle.where
+        return str(ray.get(where.remote(), timeout=ANSWER_S))
     except (RayError, ValueError, TimeoutError) as exc:
         raise Unavailable(f"controller: {type(exc).__name__}") from None
 

@@ -14,6 +14,7 @@ import grpc
 
 from shoal.instance.auth import token_metadata
 from shoal.instance.frames import PROTOCOL
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.errors import BadMessage
 from shoal.proto.seal import Sealer, SealReader
 from shoal.proto.v1 import instance_pb2 as pb
@@ -47,11 +48,12 @@ async def observe(
     *,
     welcomed: Callable[[pb.Welcome], None],
     heard: Callable[[pb.Down], None],
+    tls: InnerTls = PLAIN,
 ) -> str:
     """Listens until the stream ends and returns why. Only cancellation raises."""
     while not outbox.empty():
         outbox.get_nowait()
-    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    async with tls.aio_channel(address, CHANNEL_OPTIONS) as channel:
         call = rpc.InstanceStub(channel).Attach(_frames(outbox), metadata=token_metadata(token))
         seals: SealReader | None = SealReader()
         try:

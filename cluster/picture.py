@@ -15,6 +15,7 @@ import grpc
 from shoal.cluster.planner import Planner
 from shoal.cluster.sight import Sight
 from shoal.instance.auth import token_metadata
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import pool_pb2, pool_pb2_grpc
 
@@ -47,8 +48,8 @@ def _guests(instance: str, sight: Sight) -> Iterable[pb.Guest]:
 class PoolGlance:
     """Asks each pool now and then how full it is, while somebody looks. Owns the last answers."""
 
-    def __init__(self, addresses: Callable[[], set[str]], token: str) -> None:
-        self._addresses, self._metadata = addresses, token_metadata(token)
+    def __init__(self, addresses: Callable[[], set[str]], token: str, tls: InnerTls = PLAIN) -> None:
+        self._addresses, self._metadata, self._tls = addresses, token_metadata(token), tls
         self.seen: list[pb.PoolSight] = []
         self._asked_s = float("-inf")
 
@@ -60,7 +61,7 @@ class PoolGlance:
 
     async def _ask(self, address: str) -> pb.PoolSight | None:
         with contextlib.suppress(grpc.aio.AioRpcError):  # gone, or busy: it is not drawn this time
-            async with grpc.aio.insecure_channel(address) as channel:
+            async with self._tls.aio_channel(address) as channel:
                 ask = pool_pb2_grpc.PoolStub(channel).Describe
                 facts = await ask(pool_pb2.DescribeAsk(), timeout=ANSWER_S, metadata=self._metadata)
                 return pb.PoolSight(

@@ -21,6 +21,7 @@ from shoal.cluster.controller_client import ControllerClient
 from shoal.cluster.frontend_deployment import frontends
 from shoal.cluster.nodes import find_controller
 from shoal.cluster.reaper import MARK
+from shoal.instance.inner_tls import InnerTls
 from shoal.proto.config import NODE, ClusterConfig
 from shoal.proto.errors import StartFailed
 from shoal.proto.v1 import controller_pb2 as pb
@@ -52,7 +53,7 @@ def started(status: pb.StatusReply) -> bool:
 
 def _await_instances(config: ClusterConfig) -> None:
     end_s = time.monotonic() + config.start_timeout_s
-    with ControllerClient(find_controller(), config.secret.get_secret_value()) as client:
+    with ControllerClient(find_controller(), config.token("inner"), tls=InnerTls.of(config.tls)) as client:
         while not started(client.status(patience_s=10.0)):
             if time.monotonic() > end_s:
                 raise StartFailed(f"start_timeout_s: no instance is ready after {config.start_timeout_s:g} s")

@@ -46,13 +46,11 @@ class Supervisor:
         self.run, self.run_id = run, run_id
         config = load_config(run.config, {})
         self.ray_dir = Path(tempfile.mkdtemp(prefix="shoal-"))  # short: unix sockets live below it
-        self.environment = cluster_environment(
-            config, run_id=run_id, ray_token=config.secret.get_secret_value(), base=os.environ
-        )
+        self.environment = cluster_environment(config, run_id=run_id, ray_token=config.token("ray"), base=os.environ)
         self.state = RunState(
             run_id=run_id,
             supervisor_pid=os.getpid(),
-            http=f"http://{config.host}:{config.http_port}",
+            http=config.http_url,
             grpc=f"{config.host}:{config.grpc_port}",
             model=config.model_name,
             started_s=time.time(),

@@ -4,38 +4,74 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+from pathlib import Path
+
+import yaml
 
 from shoal.proto.errors import Unauthenticated
+from shoal.proto.security import as_digests, owner_of
 
 ANYBODY = "default"
+log = logging.getLogger(__name__)
 
 
 class Tenants:
-    """Keys are kept as digests and compared in constant time. Without keys everybody is the tenant 'default'."""
+    """Owns the keys, as digests. `keys`: key or digest -> tenant; None: nobody needs one, and all are 'default'. A
+    tenant may have several: the old key goes on working while its clients move to the new one.
+    """
 
-    def __init__(self, keys: dict[str, str], secret: str) -> None:
-        self._tenants = [(_digest(key), tenant) for key, tenant in keys.items()]
+    def __init__(self, keys: dict[str, str] | None, secret: str) -> None:
+        self._keys = None if keys is None else as_digests(keys)
         self._secret = secret.encode()
+
+    def replace(self, keys: dict[str, str]) -> None:
+        """From now on these and no others."""
+        self._keys = as_digests(keys)
 
     def authenticate(self, authorization: str | None) -> str:
         """The value of an Authorization header to its tenant. Raises Unauthenticated."""
-        if not self._tenants:
+        if self._keys is None:
             return ANYBODY
         scheme, _, key = (authorization or "").partition(" ")
-        given = _digest(key.strip())
-        found = [tenant for digest, tenant in self._tenants if hmac.compare_digest(digest, given)]
-        if scheme.lower() != "bearer" or not found:
+        tenant = owner_of(key.strip(), self._keys)
+        if scheme.lower() != "bearer" or tenant is None:
             raise Unauthenticated("authorization: must be 'Bearer KEY' with a key of this cluster")
-        return found[0]
+        return tenant
 
     def salt(self, tenant: str, model: str) -> str:
-        """HMAC(cluster secret, tenant, model): goes into the hash of every first block."""
+        """HMAC(secret, tenant, model): goes into the hash of every first block."""
         text = "\0".join(("cache-salt", tenant, model)).encode()
         return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+class KeyFile:
+    """Keys that may change while the cluster runs: `key: tenant` lines of YAML. Laid over those of the configuration.
+
+    What cannot be read, or is no such map, leaves the keys as they were and is logged.
+    """
+
+    def __init__(self, path: Path, others: dict[str, str]) -> None:
+        self._path, self._others = path, others
+        self._seen: tuple[int, int] | None = None
+
+    def news(self) -> dict[str, str] | None:
+        """All keys, if the file has changed since it was last asked for; never raises."""
+        try:
+            stat = self._path.stat()
+            if self._seen == (stat.st_mtime_ns, stat.st_ino):
+                return None
+            self._seen = (stat.st_mtime_ns, stat.st_ino)
+            return self._others | as_digests(_checked(yaml.safe_load(self._path.read_text()) or {}))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as exc:
+            log.error("keys_file %s: the keys stay as they were: %s", self._path, type(exc).__name__)
+            return None
 
 
-__all__ = ["ANYBODY", "Tenants"]
+def _checked(tree: object) -> dict[str, str]:
+    if not isinstance(tree, dict) or not all(isinstance(one, str) for pair in tree.items() for one in pair):
+        raise ValueError("must be a map of key to tenant")
+    return tree
+
+
+__all__ = ["ANYBODY", "KeyFile", "Tenants"]

@@ -13,7 +13,8 @@ from shoal.proto.config import ClusterConfig
 
 SCHEMA = Path(__file__).parent / "helm/shoal/values.schema.json"
 # Addresses, ports and secrets: in the cluster they are the chart's.
-OWNED = {"host", "http_port", "grpc_port", "metrics_port", "frontend", "spares", "registry", "keys", "secret"}
+OWNED = {"host", "http_port", "grpc_port", "metrics_port", "admin_port", "frontend", "spares", "registry"}
+OWNED |= {"keys", "keys_file", "admin_keys", "secret"}
 
 
 def with_cluster(schema: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import BaseMetadata
 from pydantic.fields import FieldInfo
 
-from shoal.proto.config import ClusterConfig, Section
+from shoal.proto.config import ClusterConfig
+from shoal.proto.section import Section
 
 PAGE = Path(__file__).with_name("operations.md")
 BEGIN, END = "<!-- keys: written by `make docs` -->\n", "<!-- end of keys -->\n"
@@ -32,10 +33,17 @@ def _rows(section: type[Section], prefix: str) -> list[str]:
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             rows += _rows(field.annotation, f"{prefix}{name}.")
+        elif (each := _section_of_map(field.annotation)) is not None:
+            rows += _rows(each, f"{prefix}{name}.NAME.")
         else:
             cells = (f"`{prefix}{name}`", _kind(field), _default(field), field.description or "")
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return rows
+
+
+def _section_of_map(kind: Any) -> type[Section] | None:
+    values = get_args(kind)[1:]
+    return values[0] if values and isinstance(values[0], type) and issubclass(values[0], Section) else None
 
 
 def _kind(field: FieldInfo) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 import grpc
 
 from shoal.instance.engine_factory import build_engine, digest_of_weights, import_engine
+from shoal.instance.gate import AsyncGate
+from shoal.instance.inner_tls import InnerTls
 from shoal.instance.metrics import serve_metrics
 from shoal.instance.seam import Engine
 from shoal.instance.server import InstanceServer
@@ -54,6 +56,7 @@ class InstanceActor:
     def __init__(self, config_json: str, token: str) -> None:
         lead_process_group()
         self.config, self.token = ClusterConfig.model_validate_json(config_json), token
+        self.tls = InnerTls.of(self.config.tls)
         self.stage, self.pool = "spare", ""
         self.server: InstanceServer | None = None
         self.grpc_server: Any = None
@@ -96,7 +99,7 @@ class InstanceActor:
         try:
             address = await self.pool_address(engine.block_bytes())
             weights = await asyncio.to_thread(digest_of_weights, self.config)
-            engine.attach_pool(address, self.token, weights=weights)
+            engine.attach_pool(address, self.token, weights=weights, tls=self.tls)
             self.pool = address
         except Exception as exc:
             print(f"no pool: {type(exc).__name__}: {last_words(exc)}", file=sys.stderr, flush=True)
@@ -109,12 +112,18 @@ class InstanceActor:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.end_tracing = start_tracing(self.config.tracing, "instance", instance_id)
         self.server = InstanceServer(
-            engine, instance_id=instance_id, role="mixed", token=self.token, pid=os.getpid(), on_death=self._die
+            engine,
+            instance_id=instance_id,
+            role="mixed",
+            token=self.token,
+            tls=self.tls,
+            pid=os.getpid(),
+            on_death=self._die,
         )
         self.server.loras = list(self.config.lora)
-        self.grpc_server = grpc.aio.server(options=SERVER_OPTIONS)
+        self.grpc_server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[AsyncGate(self.token)])
         rpc.add_InstanceServicer_to_server(self.server, self.grpc_server)
-        port = self.grpc_server.add_insecure_port(f"{self.config.host}:0")
+        port = self.tls.bind(self.grpc_server, f"{self.config.host}:0")
         await self.grpc_server.start()
         self.server.start()
         url, self.metrics_server = serve_metrics(self.server, self.config.host, self.config.metrics_port)

@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass
 from itertools import islice
 from typing import Any
 
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.instance.kv_connector_scheduler import NET_BLOCKS, Done, Load, PoolScheduler, Save
 from shoal.instance.kv_connector_worker import HostBlocks, PoolWorker
 from shoal.instance.pool.client import NodePool, PoolClient
@@ -45,6 +46,7 @@ class PoolWords:
     model: str
     weights: str
     hash_seed: str
+    tls: InnerTls = PLAIN
 
 
 class PoolMetadata(KVConnectorMetadata):
@@ -102,12 +104,12 @@ class PoolConnector(KVConnectorBase_V1, SupportsHMA):
             tp_size=parallel.tensor_parallel_size,
             hash_seed=words.hash_seed,
         )
-        self.worker.attach(NodePool(PoolClient(words.address, words.token), Sealer(words.token)), space)
+        self.worker.attach(NodePool(PoolClient(words.address, words.token, words.tls), Sealer(words.token)), space)
         return space
 
     def attach_scheduler(self, words: PoolWords, space: Space, block_bytes: int) -> None:
         """`space`: of the first rank, whose blocks stand for all ranks'."""
-        client = PoolClient(words.address, words.token)
+        client = PoolClient(words.address, words.token, words.tls)
         self.asker = ThreadPoolExecutor(1, thread_name_prefix="pool-ask")
 
         def matched(salt: str, hashes: Sequence[bytes]) -> int:
@@ -229,8 +231,9 @@ def block_bytes_of(worker: Any) -> int:
     return get_kv_transfer_group().worker.blocks.block_bytes
 
 
-def attach_in(worker: Any, words: tuple[str, ...]) -> tuple[Any, ...]:
-    return astuple(get_kv_transfer_group().attach_worker(PoolWords(*words), worker.rank))
+def attach_in(worker: Any, words: tuple[Any, ...]) -> tuple[Any, ...]:
+    *texts, tls = words
+    return astuple(get_kv_transfer_group().attach_worker(PoolWords(*texts, InnerTls(*tls)), worker.rank))
 
 
 def attach_pool(core: Any, words: PoolWords) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 
-from shoal.instance.auth import has_token
 from shoal.instance.block_log import BlockLog
 from shoal.instance.frames import (
     PROTOCOL,
@@ -27,6 +26,7 @@ from shoal.instance.frames import (
     welcome_frame,
 )
 from shoal.instance.holdings import Held, Holdings
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.instance.intake import Intake
 from shoal.instance.migration.desk import MoveDesk
 from shoal.instance.migration.line import GrpcLine
@@ -54,6 +54,7 @@ class InstanceServer(rpc.InstanceServicer):
         token: str,
         pid: int,
         on_death: Any,
+        tls: InnerTls = PLAIN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine, self.instance_id, self.role, self.token, self.pid = engine, instance_id, role, token, pid
@@ -75,7 +76,7 @@ class InstanceServer(rpc.InstanceServicer):
         self.load = pb.Load(total_blocks=engine.info.total_blocks, free_blocks=engine.info.total_blocks)
         self.loras: list[str] = []
         self.draining = False
-        self.desk = MoveDesk(self, dial=lambda address: GrpcLine(address, token))
+        self.desk = MoveDesk(self, dial=lambda address: GrpcLine(address, token, tls))
         self.tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -173,15 +174,11 @@ class InstanceServer(rpc.InstanceServicer):
     # -- streams
 
     async def Transfer(self, request_iterator: AsyncIterator[pb.Parcel], context: Any) -> AsyncIterator[pb.Receipt]:
-        if not has_token(context.invocation_metadata(), self.token):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "cluster token missing or wrong")
         async with contextlib.aclosing(self.desk.transfer(request_iterator)) as receipts:
             async for receipt in receipts:
                 yield receipt
 
     async def Attach(self, request_iterator: AsyncIterator[pb.Up], context: Any) -> AsyncIterator[pb.Down]:
-        if not has_token(context.invocation_metadata(), self.token):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "cluster token missing or wrong")
         watcher, seals = await self._welcome(request_iterator, context)
         reader = self.loop.create_task(self._read(watcher, request_iterator, seals))
         sealer = Sealer()

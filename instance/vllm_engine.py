@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from shoal.instance import kv_connector
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.instance.request_checks import RequestLimits
 from shoal.instance.seam import BlockChange, EngineInfo, EngineLoad, Prepared, Refused, StepResult, Submission
 from shoal.instance.vllm_mover import VllmMover
@@ -277,9 +278,9 @@ class VllmEngine:
         """Of one KV block in one worker: the size of the pool's slots."""
         return int(self.core.collective_rpc(kv_connector.block_bytes_of)[0])
 
-    def attach_pool(self, address: str, token: str, *, weights: str) -> None:
+    def attach_pool(self, address: str, token: str, *, weights: str, tls: InnerTls = PLAIN) -> None:
         """Raises Unavailable. From here on its blocks go there and come from there."""
-        words = kv_connector.PoolWords(address, token, self.info.model, weights, self.info.hash_seed)
+        words = kv_connector.PoolWords(address, token, self.info.model, weights, self.info.hash_seed, tls)
         kv_connector.attach_pool(self.core, words)
 
     def shutdown(self) -> None:

@@ -18,6 +18,7 @@ VLLM_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 CPU_KV_CACHE_BYTES = 1 << 30
+NO_DOMAIN = "none.invalid"
 
 
 def set_vllm_environment() -> None:
@@ -35,6 +36,7 @@ def vllm_flags(config: ClusterConfig, *, model_path: str, on_cpu: bool) -> list[
     flags += ["--block-size", str(engine.block_size), "--max-num-batched-tokens", str(engine.max_num_batched_tokens)]
     flags += ["--max-num-seqs", str(engine.max_num_seqs), "--tensor-parallel-size", str(engine.tensor_parallel_size)]
     flags += ["--scheduling-policy", "priority", "--enable-prefix-caching", "--disable-uvicorn-access-log"]
+    flags += ["--allowed-media-domains", NO_DOMAIN]  # nothing that a client names is fetched; extra_args may allow some
     if engine.max_model_len is not None:
         flags += ["--max-model-len", str(engine.max_model_len)]
     kv_cache_bytes = engine.kv_cache_bytes or (CPU_KV_CACHE_BYTES if on_cpu else None)

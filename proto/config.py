@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from shoal.proto.errors import StartFailed
+from shoal.proto.limits import LimitsConfig
+from shoal.proto.section import PositiveFloat, PositiveInt, Section
+from shoal.proto.security import EVERYBODY, Purpose, TenantConfig, TlsConfig, as_digests, derive
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 NODE = "node"  # as a host: the address of whichever machine a process runs on
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class EngineConfig(Section):
@@ -73,14 +70,6 @@ class AdmissionConfig(Section):
     max_queued_tokens: PositiveInt = Field(2_000_000, description="prompt tokens of those requests")
     default_deadline_s: PositiveFloat = Field(600.0, description="to the first token, where the request names none")
     no_instance_wait_s: PositiveFloat = Field(30.0, description="wait for an instance to come back, then 503")
-
-
-class LimitsConfig(Section):
-    body_bytes: PositiveInt = Field(1 << 20, description="of one HTTP body or gRPC message")
-    header_bytes: PositiveInt = Field(16 << 10, description="all headers of one request")
-    choices: PositiveInt = Field(16, description="n of one request")
-    stops: PositiveInt = Field(16, description="stop strings of one request")
-    grammar_bytes: PositiveInt = Field(64 << 10, description="a JSON schema, regex or grammar")
 
 
 class MigrationConfig(Section):
@@ -168,6 +157,7 @@ class PoolConfig(Section):
     transports: tuple[Literal["arena", "nixl", "stream"], ...] = Field(
         ("arena", "stream"), description="between nodes; the fastest that a probe finds is used. nixl: needs its wheels"
     )
+    shares: dict[str, float] = Field({}, description="salt -> share of memory; written by the controller: see tenants")
 
 
 class TracingConfig(Section):
@@ -195,7 +185,14 @@ class ClusterConfig(Section):
     frontend: Literal["own", "haproxy"] = Field("own", description="own listeners, or HTTP through Ray Serve's HAProxy")
     policy: PolicyName = Field("prefix_least_work", description="how requests are placed; see docs/policies.md")
     weights: dict[str, float] = Field({}, description="scorer name -> weight, over the policy's own")
-    keys: dict[str, str] = Field({}, description="API key -> tenant; empty: no key needed, one tenant 'default'")
+    keys: dict[str, str] = Field(
+        {}, description="API key, or 'sha256:' and its digest -> tenant; none at all: no key needed, tenant 'default'"
+    )
+    keys_file: Path | None = Field(None, description="YAML of the same kind, read again when it changes")
+    admin_keys: dict[str, str] = Field({}, description="key of the admin API -> the person's name in the audit log")
+    tenants: dict[str, TenantConfig] = Field({}, description="tenant -> what it may use; '*': every other one")
+    tls: TlsConfig = TlsConfig()
+    admin_port: Port = Field(0, description="of the admin API, on the controller's machine; 0: a free one")
     secret: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_hex(16)), description="of tenant salts and inner calls"
     )
@@ -237,7 +234,30 @@ class ClusterConfig(Section):
             raise ValueError("disaggregation: prefill and decode must both be 0, or neither")
         if self.disaggregation.prefill + self.disaggregation.decode > self.instances:
             raise ValueError("disaggregation: prefill and decode are more than all instances")
+        if self.tls.inner_cert and "nixl" in self.pool.transports:
+            raise ValueError("pool.transports: nixl does not encrypt, so not with tls.inner_cert")
         return self
+
+    @field_validator("keys", "admin_keys")
+    @classmethod
+    def _hashed(cls, keys: dict[str, str]) -> dict[str, str]:
+        return as_digests(keys)
+
+    def token(self, purpose: Purpose) -> str:
+        return derive(self.secret.get_secret_value(), purpose)
+
+    def tenant(self, name: str) -> TenantConfig:
+        return self.tenants.get(name) or self.tenants.get(EVERYBODY) or TenantConfig()
+
+    @property
+    def http_url(self) -> str:
+        """Behind HAProxy, TLS is for whatever stands in front of that."""
+        secure = self.tls.edge_cert and self.frontend == "own"
+        return f"{'https' if secure else 'http'}://{self.host}:{self.http_port}"
+
+    @property
+    def needs_key(self) -> bool:
+        return bool(self.keys or self.keys_file)
 
     @property
     def model_name(self) -> str:
@@ -284,11 +304,9 @@ __all__ = [
     "DisaggregationConfig",
     "EngineConfig",
     "FakeEngineConfig",
-    "LimitsConfig",
     "MigrationConfig",
     "PoolConfig",
     "ScalingConfig",
-    "Section",
     "SloConfig",
     "TracingConfig",
     "load_config",

@@ -47,6 +47,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "grpc": (
         "bench/grpc_client.py",
         "bench/static_controller.py",
+        "cluster/admin_gate.py",
         "cluster/client/aio.py",
         "cluster/client/sync.py",
         "cluster/client/transport.py",
@@ -64,6 +65,8 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "cluster/picture.py",
         "cluster/trace_edges.py",
         "instance/actor.py",
+        "instance/gate.py",
+        "instance/inner_tls.py",
         "instance/migration/line.py",
         "instance/pool/client.py",
         "instance/pool/service.py",
@@ -186,6 +189,19 @@ def test_nothing_makes_objects_or_code_out_of_bytes():
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in BANNED_CALLS:
                 problems.append(f"{name_of(path)}:{node.lineno}: calls {ast.unparse(node.func)}")
+    complain(problems)
+
+
+def test_whatever_goes_between_our_processes_goes_through_the_cluster_s_tls():
+    """A plain channel or port stands only where TLS is decided, at the clients' edge, and in benchmarks."""
+    allowed_here = ("instance/inner_tls.py", "cluster/grpc_api/server.py", "cluster/client/", "bench/")
+    problems = [
+        name_of(path)
+        for path in product_files()
+        if not is_generated(path) and not allowed(path, allowed_here)
+        for word in ("insecure_channel", "add_insecure_port")
+        if word in path.read_text()
+    ]
     complain(problems)
 
 

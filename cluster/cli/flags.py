@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from shoal.proto.config import ClusterConfig, Section
+from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import StartFailed
+from shoal.proto.section import Section
 
 PREFIX = "config:"
 

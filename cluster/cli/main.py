@@ -51,6 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("--key", default="", help="API key (default: $SHOAL_API_KEY)")
     batch.add_argument("--parallel", type=int, default=64, help="requests in flight at most (default: %(default)s)")
     batch.add_argument("--timeout", type=float, default=86_400.0, help="seconds for all (default: %(default)g)")
+    certs = acts.add_parser("certs", help="a throw-away authority and certificates for `tls`", allow_abbrev=False)
+    certs.add_argument("folder", type=Path)
+    certs.add_argument("--host", action="append", help="clients know the frontends by it (default: this machine)")
+    certs.add_argument("--days", type=int, default=30)
+    key = acts.add_parser("key", help="make an API key, and its digest for `keys`", allow_abbrev=False)
+    key.add_argument("owner", help="tenant, or for `admin_keys` a person")
     _add_acts_on_the_fleet(acts)
     _add_router(acts)
     acts.add_parser("train", help="train router weights in the simulator; `shoal train --help`", add_help=False)
@@ -133,6 +139,14 @@ def dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
             from shoal.cluster.cli.batch import batch  # noqa: PLC0415
 
             return batch(arguments)
+        case "certs":
+            from shoal.cluster.cli.certs import certs  # noqa: PLC0415
+
+            return certs(arguments)
+        case "key":
+            from shoal.cluster.cli.keys import key  # noqa: PLC0415
+
+            return key(arguments)
         case "chat":
             from shoal.cluster.cli.chat import chat  # noqa: PLC0415
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 
 from shoal.cluster.config_files import ConfigFiles, read_config
-from shoal.cluster.controller_client import ControllerClient
+from shoal.cluster.controller_client import ControllerClient, admin_client
 from shoal.cluster.nodes import NAMESPACE, find_controller
 from shoal.proto.errors import Unavailable
 
@@ -22,7 +22,7 @@ def connect_in_pod(environment: Mapping[str, str]) -> ControllerClient:
         ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
     except ConnectionError as exc:
         raise Unavailable(f"Ray does not run here: {exc}") from None
-    return ControllerClient(find_controller(), config.secret.get_secret_value())
+    return admin_client(find_controller(admin=True), config)
 
 
 __all__ = ["connect_in_pod"]

@@ -7,8 +7,9 @@ import json
 import os
 from typing import Any
 
-from shoal.cluster.controller_client import ControllerClient
+from shoal.cluster.controller_client import ControllerClient, admin_client
 from shoal.cluster.rundir import find
+from shoal.proto.config import load_config
 from shoal.proto.errors import Unavailable
 from shoal.proto.v1 import controller_pb2 as pb
 
@@ -30,7 +31,7 @@ def connect(name: str) -> ControllerClient:
         raise Unavailable("not running; `shoal up` starts it")
     if not state.controller:
         raise Unavailable(f"it is {state.phase}, without a controller so far ({state.step})")
-    return ControllerClient(state.controller, run.token())
+    return admin_client(state.controller, load_config(run.config, {}))
 
 
 def status(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import uuid
 from shoal.cluster.cli.down import clean_up_after, stop_supervisor
 from shoal.cluster.cli.flags import overrides
 from shoal.cluster.cli.preflight import check
-from shoal.cluster.controller_client import ControllerClient
+from shoal.cluster.controller_client import ControllerClient, admin_client
 from shoal.cluster.progress import progress_lines
 from shoal.cluster.rundir import RunDir, RunState, find
 from shoal.proto.config import ClusterConfig, load_config
@@ -54,7 +54,7 @@ def start_supervisor(run: RunDir, run_id: str, config: ClusterConfig) -> subproc
     run.make()
     secret = config.secret.get_secret_value()
     run.write("config.json", json.dumps({**config.model_dump(mode="json"), "secret": secret}).encode())
-    run.write("token", secret.encode())
+    run.write("token", config.token("admin").encode())
     command = [sys.executable, "-m", "shoal.cluster.supervisor", str(run.path), run_id]
     with run.log.open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -73,7 +73,7 @@ def _show_start(run: RunDir, run_id: str, config: ClusterConfig, process: subpro
             if ended is not None:
                 raise StartFailed(state.error if state and state.error else f"the supervisor ended; see {run.log}")
             if state is not None and client is None and state.controller:
-                client = ControllerClient(state.controller, run.token())
+                client = admin_client(state.controller, config)
             shown.show({"step": state.step} if state and client is None else _lines(client, config))
             time.sleep(POLL_S)
     finally:
@@ -113,14 +113,14 @@ def _say_how_to_use(run: RunDir, config: ClusterConfig) -> None:
     state = run.state()
     if state is None:
         raise StartFailed(f"it came up and went away; see {run.log}")
-    with ControllerClient(state.controller, run.token()) as client:
+    with admin_client(state.controller, config) as client:
         status = client.status(patience_s=5.0)
     print("\n".join(usage_lines(config, status)), flush=True)
 
 
 def usage_lines(config: ClusterConfig, status: pb.StatusReply) -> list[str]:
-    url = f"http://{config.host}:{config.http_port}"
-    key = ' -H "Authorization: Bearer $SHOAL_API_KEY"' if config.keys else ""
+    url = config.http_url
+    key = ' -H "Authorization: Bearer $SHOAL_API_KEY"' if config.needs_key else ""
     body = json.dumps(
         {"model": config.model_name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
     )

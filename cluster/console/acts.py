@@ -14,6 +14,7 @@ import grpc
 from shoal.cluster.cli.acts import move_line
 from shoal.cluster.controller_client import CALL_S, MOVE_S
 from shoal.instance.auth import token_metadata
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.errors import ClientFault, InvalidArgument, NotFound, Unauthenticated, Unavailable
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
@@ -46,8 +47,8 @@ def parse_act(body: bytes) -> tuple[str, Any]:
 class Acts:
     """`controller`: the address that takes acts; may block."""
 
-    def __init__(self, controller: Callable[[], str]) -> None:
-        self._controller = controller
+    def __init__(self, controller: Callable[[], str], tls: InnerTls = PLAIN) -> None:
+        self._controller, self._tls = controller, tls
 
     async def check(self, key: str) -> None:
         """Raises Unauthenticated where this key may not act."""
@@ -60,7 +61,7 @@ class Acts:
 
     async def _call(self, method: str, request: Any, key: str, timeout_s: float) -> Any:
         address = await asyncio.to_thread(self._controller)
-        async with grpc.aio.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        async with self._tls.aio_channel(address, (("grpc.enable_http_proxy", 0),)) as channel:
             try:
                 ask = getattr(rpc.ControllerStub(channel), method)
                 return await ask(request, timeout=timeout_s, metadata=token_metadata(key))

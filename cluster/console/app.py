@@ -23,6 +23,7 @@ from shoal.cluster.console.words import story_tree
 from shoal.cluster.controller_client import CALL_S
 from shoal.cluster.http_edge import Application, Receive, Scope, Send, send_error
 from shoal.instance.auth import token_metadata
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.errors import InvalidArgument, NotFound, ShoalError, Unauthenticated
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
@@ -51,9 +52,11 @@ BODY_BYTES = 4096
 class Console:
     """Everything outside /console is `app`'s. `needs_key`: of whoever only looks."""
 
-    def __init__(self, app: Application, gallery: Gallery, acts: Acts, token: str, *, needs_key: bool) -> None:
+    def __init__(
+        self, app: Application, gallery: Gallery, acts: Acts, token: str, *, needs_key: bool, tls: InnerTls = PLAIN
+    ) -> None:
         self.app, self.gallery, self.acts = app, gallery, acts
-        self._token, self._needs_key = token, needs_key
+        self._token, self._needs_key, self._tls = token, needs_key, tls
         page = files("shoal.cluster.console") / "page"
         self._files = {path: ((page / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
         self._routes: dict[tuple[str, str], Callable[[Scope, Receive, Send], Any]] = {
@@ -104,7 +107,7 @@ class Console:
 
     async def _story(self, address: str, request_id: str) -> list[pb.RequestStory]:
         try:
-            async with grpc.aio.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+            async with self._tls.aio_channel(address, (("grpc.enable_http_proxy", 0),)) as channel:
                 ask = pb.StoryRequest(request_id=request_id)
                 metadata = token_metadata(self._token)
                 told = await rpc.FrontendStub(channel).Story(ask, timeout=CALL_S, metadata=metadata)

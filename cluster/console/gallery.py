@@ -16,6 +16,7 @@ from shoal.cluster.controller_client import CALL_S
 from shoal.cluster.link import CHANNEL_OPTIONS
 from shoal.cluster.stories import Stories
 from shoal.instance.auth import token_metadata
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.errors import Overloaded, ShoalError, Unavailable
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
@@ -42,8 +43,8 @@ class Viewer:
 class Gallery:
     """`controller`: its present address; may block."""
 
-    def __init__(self, controller: Callable[[], str], token: str, stories: Stories) -> None:
-        self._controller, self._token, self._stories = controller, token, stories
+    def __init__(self, controller: Callable[[], str], token: str, stories: Stories, tls: InnerTls = PLAIN) -> None:
+        self._controller, self._token, self._stories, self._tls = controller, token, stories, tls
         self._viewers: set[Viewer] = set()
         self._last = b""
         self._looking: asyncio.Task[None] | None = None
@@ -81,7 +82,7 @@ class Gallery:
         while True:
             with contextlib.suppress(grpc.aio.AioRpcError, ShoalError):
                 address = await asyncio.to_thread(self._controller)
-                async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+                async with self._tls.aio_channel(address, CHANNEL_OPTIONS) as channel:
                     stream = rpc.ControllerStub(channel).View(pb.ViewRequest(), metadata=token_metadata(self._token))
                     await self._show_all(stream)
             self._show(BLIND)
@@ -101,7 +102,7 @@ class Gallery:
     async def frontends(self) -> list[pb.FrontendInfo]:
         """All of the cluster. Raises Unavailable."""
         address = await asyncio.to_thread(self._controller)
-        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        async with self._tls.aio_channel(address, CHANNEL_OPTIONS) as channel:
             ask = rpc.ControllerStub(channel).Status
             try:
                 reply = await ask(pb.StatusRequest(), timeout=CALL_S, metadata=token_metadata(self._token))

@@ -7,7 +7,9 @@ request id, and the client learns nothing but INTERNAL.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -16,6 +18,7 @@ from grpc import aio
 
 from shoal.cluster.grpc_api.ports import Authenticate
 from shoal.proto.errors import InvalidArgument, ShoalError
+from shoal.router.tenant_limits import TenantLimits
 
 RETRY_AFTER = "retry-after-s"
 MAX_DETAIL_CHARS = 1000  # the status travels in headers, which are small
@@ -28,11 +31,18 @@ RawHandler = Callable[[bytes, Any], Awaitable[Any]]
 
 
 class Edge:
-    """Wraps methods that take (message, tenant, ...) into handlers of raw bytes."""
+    """Wraps methods that take (message, tenant, ...) into handlers of raw bytes. A stream counts as a request."""
 
-    def __init__(self, authenticate: Authenticate, body_bytes: int) -> None:
+    def __init__(
+        self,
+        authenticate: Authenticate,
+        body_bytes: int,
+        tenants: TenantLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._authenticate = authenticate
         self._body_bytes = body_bytes
+        self._tenants, self._clock = tenants or TenantLimits(), clock
 
     def unary(self, kind: type[M], method: Callable[[M, str], Awaitable[Message]]) -> RawHandler:
         async def handle(raw: bytes, rpc: Any) -> Any:
@@ -46,11 +56,21 @@ class Edge:
     def streaming(self, kind: type[M], method: Callable[[M, str, Write], Awaitable[None]]) -> RawHandler:
         async def handle(raw: bytes, rpc: Any) -> None:
             try:
-                await method(*self._admit(kind, raw, rpc), rpc.write)
+                message, tenant = self._admit(kind, raw, rpc)
+                with self._counted(tenant):
+                    await method(message, tenant, rpc.write)
             except Exception as exc:
                 await refuse(rpc, exc)
 
         return handle
+
+    @contextmanager
+    def _counted(self, tenant: str) -> Iterator[None]:
+        self._tenants.enter(tenant, self._clock())
+        try:
+            yield
+        finally:
+            self._tenants.leave(tenant)
 
     def _admit(self, kind: type[M], raw: bytes, rpc: Any) -> tuple[M, str]:
         tenant = self._authenticate(authorization(rpc.invocation_metadata()))

@@ -6,19 +6,19 @@ can judge (does a regular expression compile?) is left to it. Pure, and without 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shoal.proto.config import LimitsConfig
+from shoal.cluster.body_checks import check_schema_text
+from shoal.cluster.grammar_limits import check_text
 from shoal.proto.errors import InvalidArgument
+from shoal.proto.limits import LimitsConfig
 from shoal.proto.v1 import inference_pb2 as pb
 
 DEFAULT_MAX_TOKENS = 16  # vLLM's
 GREEDY_BELOW = 1e-5  # vLLM samples greedily below this temperature
-MAX_JSON_DEPTH = 64  # vLLM's
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _structured(wire: pb.SamplingParams, limits: LimitsConfig) -> dict[str, Any]
     match wire.WhichOneof("structured"):
         case "json_schema":
             _check_bytes("json_schema", [wire.json_schema], limits)
-            _check_schema(wire.json_schema)
+            check_schema_text("json_schema", wire.json_schema, limits.grammar_repeats)
             return {"json": wire.json_schema}
         case "json_object":
             if not wire.json_object:
@@ -179,6 +179,7 @@ def _structured(wire: pb.SamplingParams, limits: LimitsConfig) -> dict[str, Any]
             _check_bytes(kind, [value], limits)
             if not (value.strip() if kind == "grammar" else value):  # white space may be a regular expression
                 raise InvalidArgument(kind, limit="not empty", given=value[:100])
+            check_text(kind, value, limits.grammar_repeats)
             return {kind: value}
         case _:
             return None
@@ -188,25 +189,6 @@ def _check_bytes(field: str, strings: Iterable[str], limits: LimitsConfig) -> No
     given = sum(len(s.encode()) for s in strings)
     if given > limits.grammar_bytes:
         raise InvalidArgument(field, limit=f"at most {limits.grammar_bytes} bytes", given=given)
-
-
-def _check_schema(text: str) -> None:
-    try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise InvalidArgument("json_schema", limit=f"JSON ({str(exc)[:100]})", given=short(text)) from None
-    if not isinstance(schema, dict):
-        raise InvalidArgument("json_schema", limit="a JSON object", given=short(schema))
-    level: list[Any] = [schema]
-    for _ in range(MAX_JSON_DEPTH):
-        level = [c for node in level for c in _children(node) if isinstance(c, dict | list)]
-        if not level:
-            return
-    raise InvalidArgument("json_schema", limit=f"nested at most {MAX_JSON_DEPTH} deep", given="a deeper one")
-
-
-def _children(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return node.values() if isinstance(node, dict) else node
 
 
 def check_deadline_s(given: float) -> float:

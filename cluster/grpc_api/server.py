@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ from shoal.cluster.grpc_api.ports import Authenticate
 from shoal.cluster.grpc_api.servicer import InferenceServicer
 from shoal.cluster.trace_edges import TracedCalls
 from shoal.proto import tracing
-from shoal.proto.config import LimitsConfig
 from shoal.proto.errors import StartFailed
+from shoal.proto.limits import LimitsConfig
 from shoal.proto.v1 import inference_pb2 as pb
+from shoal.router.tenant_limits import TenantLimits
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 # Above body_bytes gRPC still reads a message, so that it is refused in our words; above this multiple it does not.
@@ -52,15 +54,20 @@ async def start_server(
     host: str = "127.0.0.1",
     port: int = 0,
     reuse_port: bool = False,
+    tenants: TenantLimits | None = None,
+    credentials: grpc.ServerCredentials | None = None,
 ) -> GrpcServer:
-    """Runs on the loop that calls this. Not serving by its health answer until told so. Raises StartFailed."""
+    """Runs on the loop that calls this. Not serving by its health answer until told so. `credentials`: of TLS; None:
+    plain text. Raises StartFailed.
+    """
     server = aio.server(options=_options(limits, reuse_port), interceptors=[TracedCalls()] if tracing.is_on() else [])
-    server.add_generic_rpc_handlers((_handlers(servicer, Edge(authenticate, limits.body_bytes)),))
+    server.add_generic_rpc_handlers((_handlers(servicer, Edge(authenticate, limits.body_bytes, tenants)),))
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        where = f"{host}:{port}"
+        bound = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
     except RuntimeError:
         raise StartFailed(f"grpc_port: {host}:{port} cannot be bound, another process may have it") from None
     await server.start()
@@ -82,8 +89,11 @@ def _handlers(servicer: InferenceServicer, edge: Edge) -> grpc.GenericRpcHandler
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
-def _options(limits: LimitsConfig, reuse_port: bool) -> list[tuple[str, int]]:
+def _options(limits: LimitsConfig, reuse_port: bool) -> Sequence[tuple[str, int]]:
     return [
+        ("grpc.max_concurrent_streams", limits.streams),
+        ("grpc.server_handshake_timeout_ms", int(limits.header_s * 1e3)),
+        ("grpc.max_connection_idle_ms", 300_000),
         ("grpc.so_reuseport", int(reuse_port)),
         ("grpc.max_receive_message_length", HARD_LIMIT_FACTOR * limits.body_bytes),
         ("grpc.max_metadata_size", limits.header_bytes),
@@ -94,7 +104,7 @@ def _options(limits: LimitsConfig, reuse_port: bool) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", 2_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
-        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.http2.max_ping_strikes", 5),  # then it is a flood
     ]
 
 

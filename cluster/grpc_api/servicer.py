@@ -22,8 +22,8 @@ from shoal.cluster.grpc_api.replies import Replies
 from shoal.cluster.grpc_api.resume import ResumeCut
 from shoal.cluster.grpc_api.sampling import check_deadline_s, check_sampling, check_token_ids, fit, short
 from shoal.cluster.request_context import RequestContext, open_request
-from shoal.proto.config import LimitsConfig
 from shoal.proto.errors import InvalidArgument, NotFound, ServerFault, ShoalError, Unavailable
+from shoal.proto.limits import LimitsConfig
 from shoal.proto.v1 import inference_pb2 as pb
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

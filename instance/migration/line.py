@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import grpc
 
 from shoal.instance.auth import token_metadata
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.errors import BadMessage
 from shoal.proto.seal import Sealer, SealReader
 from shoal.proto.v1 import instance_pb2 as pb
@@ -42,9 +43,9 @@ Dial = Callable[[str], Line]
 class GrpcLine:
     """Owns a channel of its own, so that a slow transfer delays nothing else."""
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str, token: str, tls: InnerTls = PLAIN) -> None:
         self._sealer, self._seals = Sealer(), SealReader()
-        self._channel: Any = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel: Any = tls.aio_channel(address, CHANNEL_OPTIONS)
         self._call: Any = rpc.InstanceStub(self._channel).Transfer(metadata=token_metadata(token))
 
     async def exchange(self, parcel: pb.Parcel) -> pb.Receipt:

@@ -11,6 +11,7 @@ import logging
 import os
 from typing import Any
 
+from shoal.instance.inner_tls import InnerTls
 from shoal.instance.pool.metrics import serve_pool_metrics
 from shoal.instance.pool.node import PoolNode, PoolSizes
 from shoal.instance.pool.path_nixl import NixlAgent
@@ -25,6 +26,12 @@ def pool_sizes(pool: PoolConfig, slot_bytes: int) -> PoolSizes:
     slots = max(1, pool.segment_bytes // slot_bytes)
     segments, disk = (size // (slots * slot_bytes) for size in (pool.memory_bytes, pool.disk_bytes))
     return PoolSizes(slot_bytes, slots, max(1, segments), disk, pool.disk_folder if disk else None)
+
+
+def quotas(pool: PoolConfig, sizes: PoolSizes) -> dict[str, int]:
+    """Salt -> blocks. Whoever is not named may use all."""
+    blocks = sizes.memory_segments * sizes.segment_slots
+    return {salt: max(1, int(share * blocks)) for salt, share in pool.shares.items()}
 
 
 class PoolActor:
@@ -52,8 +59,9 @@ class PoolActor:
 
     def _open(self, slot_bytes: int) -> None:
         pool, host = self.config.pool, self.config.host
-        node = PoolNode(self.node_id, pool_sizes(pool, slot_bytes), self.token)
-        service = PoolService(node, self.token, nixl=self._nixl(), offered=pool.transports)
+        sizes, tls = pool_sizes(pool, slot_bytes), InnerTls.of(self.config.tls)
+        node = PoolNode(self.node_id, sizes, self.token, quotas=quotas(pool, sizes))
+        service = PoolService(node, self.token, nixl=self._nixl(), offered=pool.transports, tls=tls)
         self.address, self.server = serve_pool(service, host)
         self.metrics_url, self.metrics_server = serve_pool_metrics(service, host, self.config.metrics_port)
         self.service = service
@@ -82,4 +90,4 @@ class PoolActor:
             await asyncio.to_thread(self.end_tracing)
 
 
-__all__ = ["PoolActor", "pool_sizes"]
+__all__ = ["PoolActor", "pool_sizes", "quotas"]

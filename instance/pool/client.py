@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from shoal.instance.auth import token_metadata
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.instance.pool.arena import ArenaView, Bytes, copy_verified, write_block
 from shoal.instance.pool.seal import Sealer
 from shoal.instance.pool.slots import Place
@@ -50,9 +51,9 @@ def place_of(block: pb.Block) -> Place:
 class PoolClient:
     """One channel to one pool node. Thread-safe."""
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str, token: str, tls: InnerTls = PLAIN) -> None:
         self.address, self._metadata = address, token_metadata(token)
-        self.channel = grpc.insecure_channel(address, options=OPTIONS)
+        self.channel = tls.channel(address, OPTIONS)
         self.stub = rpc.PoolStub(self.channel)
 
     def call(self, method: str, ask: Any, *, wait_s: float = CALL_S, traceparent: str = "") -> Any:

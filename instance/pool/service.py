@@ -13,7 +13,8 @@ from typing import Any
 
 import grpc
 
-from shoal.instance.auth import has_token
+from shoal.instance.gate import Gate
+from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.instance.pool.client import OPTIONS, PoolClient
 from shoal.instance.pool.node import Granted, PoolNode
 from shoal.instance.pool.path_nixl import NixlAgent
@@ -34,9 +35,15 @@ class PoolService(rpc.PoolServicer):
     """Thread-safe, like what it serves."""
 
     def __init__(
-        self, node: PoolNode, token: str, *, nixl: NixlAgent | None = None, offered: Sequence[str] = PATHS
+        self,
+        node: PoolNode,
+        token: str,
+        *,
+        nixl: NixlAgent | None = None,
+        offered: Sequence[str] = PATHS,
+        tls: InnerTls = PLAIN,
     ) -> None:
-        self.node, self.token, self.nixl, self.offered = node, token, nixl, offered
+        self.node, self.token, self.tls, self.nixl, self.offered = node, token, tls, nixl, offered
         self.peers: dict[str, Peer] = {}
         self.stopped = threading.Event()
         self.ticker = threading.Thread(target=self._tick, name="pool-tick", daemon=True)
@@ -65,7 +72,7 @@ class PoolService(rpc.PoolServicer):
                 self.peers.pop(node_id).close()
         for node_id, address in addresses.items():
             if node_id != self.node.node_id and node_id not in self.peers:
-                client = PoolClient(address, self.token)
+                client = PoolClient(address, self.token, self.tls)
                 self.peers[node_id] = Peer(node_id, client, self.node.sealer, self.nixl, self.offered)
 
     # -- words for what the node says
@@ -230,30 +237,15 @@ class PoolService(rpc.PoolServicer):
         return [(one.key, one.seal, one.length) for one, good in zip(theirs, fits, strict=True) if good]
 
 
-class _TokenCheck(grpc.ServerInterceptor):
-    def __init__(self, token: str) -> None:
-        self.token = token
-
-        def refuse(_ask: Any, context: Any) -> None:
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, "cluster token missing or wrong")
-
-        self.refusal = grpc.unary_unary_rpc_method_handler(refuse)
-
-    def intercept_service(self, continuation: Any, details: Any) -> Any:
-        if has_token(details.invocation_metadata, self.token):
-            return continuation(details)
-        return self.refusal
-
-
 def serve_pool(service: PoolService, host: str, *, port: int = 0) -> tuple[str, Any]:
     """Returns the address and the server, to be stopped by `stop_pool`."""
     server = grpc.server(
         ThreadPoolExecutor(THREADS, thread_name_prefix="pool"),
         options=OPTIONS,
-        interceptors=[_TokenCheck(service.token), TracedPool()],
+        interceptors=[Gate(service.token), TracedPool()],
     )
     rpc.add_PoolServicer_to_server(service, server)
-    bound = server.add_insecure_port(f"{host}:{port}")
+    bound = service.tls.bind(server, f"{host}:{port}")
     server.start()
     service.ticker.start()
     return f"{host}:{bound}", server

@@ -22,6 +22,7 @@ from shoal.cluster.cli.up import usage_lines
 from shoal.cluster.rundir import RunState, find
 from shoal.proto.config import ClusterConfig, load_config, parse_config
 from shoal.proto.errors import StartFailed
+from shoal.proto.security import digest_of
 from shoal.proto.v1 import controller_pb2 as pb
 
 
@@ -50,7 +51,7 @@ def test_flags_become_checked_values():
     config = config_of(
         "--lora", "a=/x=y", "--lora", "b=/z", "--keys", "k=t", "--engine.extra-args=--seed", "--engine.extra-args=3"
     )
-    assert config.lora == {"a": "/x=y", "b": "/z"} and config.keys == {"k": "t"}
+    assert config.lora == {"a": "/x=y", "b": "/z"} and config.keys == {digest_of("k"): "t"}
     assert config.engine.extra_args == ("--seed", "3")
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from shoal.cluster.config_files import ConfigFiles, read_config
 from shoal.proto.errors import StartFailed
+from shoal.proto.security import digest_of
 
 
 def test_secrets_come_from_files_and_win_over_the_configuration(tmp_path: Path) -> None:
@@ -18,7 +19,8 @@ def test_secrets_come_from_files_and_win_over_the_configuration(tmp_path: Path) 
     (folder / "..data").mkdir()
     config = read_config(ConfigFiles(config=tmp_path / "shoal.yaml", secrets=folder))
     assert config.secret.get_secret_value() == "12345678"
-    assert (config.keys, config.instances) == ({"key-of-ada": "ada"}, 3)
+    assert (config.keys, config.instances) == ({digest_of("key-of-ada"): "ada"}, 3)
+    assert config.keys_file == folder / "keys.yaml"
 
 
 def test_a_host_that_others_could_not_reach_is_refused(tmp_path: Path) -> None:

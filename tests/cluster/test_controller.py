@@ -19,6 +19,7 @@ from shoal.cluster.launcher import Identity, ProcessGone, Served
 from shoal.cluster.membership import InstanceState as S
 from shoal.cluster.registry import MemoryRegistry, Registry, read, write
 from shoal.instance.auth import has_token, token_metadata
+from shoal.instance.gate import AsyncGate
 from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import StartFailed, Unavailable
 from shoal.proto.v1 import controller_pb2 as cpb
@@ -328,7 +329,7 @@ async def stub_of() -> AsyncIterator[Callable[[Controller], Awaitable[crpc.Contr
     closing: list[Any] = []
 
     async def one(controller: Controller) -> crpc.ControllerStub:
-        server, address = await serve(ControllerService(controller, TOKEN), "127.0.0.1:0")
+        server, address = await serve(ControllerService(controller), "127.0.0.1:0", AsyncGate(TOKEN))
         channel = grpc.aio.insecure_channel(address)
         closing.extend([channel.close, lambda: server.stop(None)])
         return crpc.ControllerStub(channel)

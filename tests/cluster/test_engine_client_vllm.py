@@ -31,6 +31,7 @@ from shoal.cluster.ports import free_port
 from shoal.instance.engine_factory import resolve_model
 from shoal.instance.fake_tokens import reply
 from shoal.proto.config import ClusterConfig
+from shoal.proto.security import TenantConfig
 from shoal.router.view import Standing
 from tests.tools.mini_cluster import TOKEN, MiniCluster, eventually, settled
 
@@ -229,7 +230,7 @@ REFUSED = {
     "prompt too long": ({"prompt": [1] * 3000}, 400, "2048"),
     "no such model": ({"model": "other"}, 404, "other"),
     "too many choices": ({"n": 17}, 400, "16"),
-    "too many stop strings": ({"stop": [f"s{n}" for n in range(17)]}, 400, "body.stop"),
+    "too many stop strings": ({"stop": [f"s{n}" for n in range(17)]}, 400, "at most 16"),
     "impossible temperature": ({"temperature": -1}, 400, "temperature"),
     "penalty out of range": ({"repetition_penalty": 1e-9}, 400, "repetition_penalty"),
     "token out of vocabulary": ({"prompt": [10**9]}, 400, "out of vocabulary"),
@@ -359,6 +360,53 @@ async def test_a_client_that_hangs_up_frees_everything(whole):
     assert await settled(whole.cluster.check) == []
     await eventually(lambda: not whole.frontend.dispatcher.flights)
     assert whole.outcomes() - before == {Outcome.ABORTED: 1}
+
+
+# -- what a client may not make us do
+
+
+async def test_no_address_that_a_client_names_is_visited(whole):
+    """In no kind of part of any API, whatever the answer."""
+    visits = []
+    canary = await asyncio.start_server(lambda _, writer: (visits.append(1), writer.close()), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{canary.sockets[0].getsockname()[1]}/x"
+    media = [{"type": kind, kind: {"url": url}} for kind in ("image_url", "video_url", "audio_url")]
+    for where in (url, "file:///etc/hostname"):
+        parts = [*media, {"type": "image_url", "image_url": {"url": where}}]
+        for part in parts:
+            content = [{"type": "text", "text": "x"}, part]
+            answer = await whole.post(
+                "/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": content}]}
+            )
+            assert answer.status == 400, (part, answer)
+    for part in ({"type": "input_image", "image_url": url}, {"type": "input_file", "file_url": url}):
+        body = {"model": "tiny", "input": [{"role": "user", "content": [part]}], "max_output_tokens": 1}
+        assert (await whole.post("/v1/responses", body)).status >= 400
+    source = {"type": "image", "source": {"type": "url", "url": url}}
+    body = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": [source]}]}
+    assert (await whole.post("/v1/messages", body)).status >= 400
+    canary.close()
+    await canary.wait_closed()
+    assert visits == []
+
+
+async def test_a_client_gets_no_better_priority_than_its_tenant_may_have(whole, monkeypatch):
+    """Neither by a field of the body nor by a header."""
+    seen, limits, dispatcher = [], whole.frontend.limits, whole.frontend.dispatcher
+    submit = dispatcher.submit
+    settings = whole.settings.model_copy(update={"tenants": {"alice": TenantConfig(best_priority=0)}})
+    monkeypatch.setattr(limits, "_config", settings)
+
+    def noted(ticket, context):
+        seen.append(ticket.route.priority)
+        return submit(ticket, context)
+
+    monkeypatch.setattr(dispatcher, "submit", noted)
+    for key in ("key-a", "key-b"):
+        body = {"model": "tiny", "prompt": [1, 2], "max_tokens": 1}
+        await whole.post("/v1/completions", {**body, "priority": -7}, key=key)
+        await whole.post("/v1/completions", body, headers={"x-shoal-priority": "-7"}, key=key)
+    assert seen == [0, 0, -7, -7]
 
 
 # -- tenants

@@ -9,8 +9,10 @@ import pytest
 from shoal.cluster.http_edge import OPEN_ROUTES, HttpEdge
 from shoal.cluster.request_context import current_request
 from shoal.cluster.tenants import Tenants
-from shoal.proto.config import LimitsConfig
+from shoal.proto.config import ClusterConfig
 from shoal.proto.errors import Overloaded, Quarantined, Unavailable
+from shoal.proto.limits import LimitsConfig
+from shoal.router.tenant_limits import TenantLimits
 
 LIMITS = LimitsConfig(body_bytes=100, header_bytes=1000)
 ROUTE = ("POST", "/v1/completions")
@@ -56,7 +58,9 @@ class Answer:
         return json.loads(self.body)["error"]
 
 
-async def ask(app, method="POST", path="/v1/completions", headers=(), chunks=(b"{}",), keys=None, limits=LIMITS):
+async def ask(
+    app, method="POST", path="/v1/completions", headers=(), chunks=(b"{}",), keys=None, limits=LIMITS, edge=None
+):
     sent, left = [], list(chunks)
 
     async def receive():
@@ -73,7 +77,7 @@ async def ask(app, method="POST", path="/v1/completions", headers=(), chunks=(b"
         "path": path,
         "headers": [(k.encode(), v.encode("latin-1")) for k, v in headers],
     }
-    await HttpEdge(app, Tenants(keys or {}, "s").authenticate, limits)(scope, receive, send)
+    await (edge or HttpEdge(app, Tenants(keys, "s").authenticate, limits))(scope, receive, send)
     return Answer(sent)
 
 
@@ -125,7 +129,7 @@ async def test_everything_else_is_not_there(method, path):
 
 async def test_a_websocket_is_closed_and_lifespan_passes():
     app = Application(act=lambda scope, receive, send: send({"type": scope["type"]}))
-    edge = HttpEdge(app, Tenants({}, "s").authenticate, LIMITS)
+    edge = HttpEdge(app, Tenants(None, "s").authenticate, LIMITS)
     sent = []
 
     async def send(message):
@@ -166,8 +170,8 @@ async def test_health_needs_no_key(path):
 
 
 async def test_a_body_of_the_limit_passes_and_one_byte_more_is_refused_by_its_length():
-    app = Application()
-    assert (await ask(app, headers=[("content-length", "100")], chunks=[b"x" * 100])).status == 200
+    app, whole = Application(), b'{"a":"%s"}' % (b"x" * 92)
+    assert (await ask(app, headers=[("content-length", "100")], chunks=[whole])).status == 200
     answer = await ask(app, headers=[("content-length", "101")], chunks=[b"x" * 101])
     assert (answer.status, app.calls) == (413, 1)
     assert "at most 100 bytes, given 101" in answer.error["message"]
@@ -181,18 +185,41 @@ async def test_a_body_that_lies_about_its_length_or_has_none_is_cut_off_at_the_l
     assert (answer.status, app.bodies) == (413, [])
 
 
-async def test_an_application_that_answers_the_cut_in_its_own_words_is_overruled():
-    async def act(scope, receive, send):
-        try:
-            while True:
-                await receive()
-        except Exception:
-            await begin(send, 400)
-            await send({"type": "http.response.body", "body": b"mine"})
-            raise
+async def test_what_a_body_may_not_ask_for_never_reaches_the_application():
+    app = Application()
+    answer = await ask(app, chunks=[b'{"n": ', b"1000000000}"])
+    assert (answer.status, answer.error["param"], app.calls) == (400, "n", 0)
 
-    answer = await ask(Application(act=act), chunks=[b"x" * 101])
-    assert (answer.status, answer.error["type"]) == (413, "BodyTooLarge")
+
+async def test_a_tenant_over_its_rate_is_told_when_to_come_again_and_others_are_not():
+    keys, now_s = {"k": "ada", "l": "bob"}, [0.0]
+    limits = TenantLimits(ClusterConfig(tenants={"ada": {"requests_per_s": 0.5, "burst": 1}}))
+    edge = HttpEdge(Application(), Tenants(keys, "s").authenticate, LIMITS, limits, lambda: now_s[0])
+
+    async def status(key):
+        return await ask(edge.app, headers=[("authorization", f"Bearer {key}")], edge=edge)
+
+    assert (await status("k")).status == 200
+    refused = await status("k")
+    assert (refused.status, refused.headers["retry-after"]) == (429, "2")
+    assert [(await status("l")).status for _ in range(3)] == [200] * 3
+    now_s[0] = 2.0
+    assert (await status("k")).status == 200
+
+
+async def test_a_tenants_place_is_free_again_however_its_request_ends():
+    async def act(scope, receive, send):
+        raise KeyError("mine")
+
+    limits = TenantLimits(ClusterConfig(tenants={"*": {"concurrent": 1}}))
+    edge = HttpEdge(Application(act=act), Tenants(None, "s").authenticate, LIMITS, limits)
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            await ask(edge.app, edge=edge)
+    edge.app = Application()
+    assert (await ask(edge.app, edge=edge)).status == 200
+    limits.enter("default", 0.0)
+    assert (await ask(edge.app, edge=edge)).status == 429
 
 
 async def test_an_application_that_fails_for_its_own_reasons_fails():
@@ -298,6 +325,12 @@ async def test_a_response_names_its_request_and_the_instance_that_gave_the_first
     answer = await ask(Application(act=act))
     assert answer.headers["x-shoal-instance"] == "i3" and answer.headers["content-type"] == "text/plain"
     assert "x-shoal-instance" not in (await ask(Application())).headers
+
+
+@pytest.mark.parametrize("theirs", ["", "a b", "x" * 129, "http://10.0.0.1:5557"])
+async def test_a_clients_name_for_its_request_is_short_and_plain(theirs):
+    answer = await ask(Application(), headers=[("x-request-id", theirs)])
+    assert (answer.status, answer.error["param"]) == (400, "x-request-id")
 
 
 @pytest.mark.parametrize("theirs", [None, "abc-1"])

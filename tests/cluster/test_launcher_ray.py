@@ -24,6 +24,7 @@ from shoal.cluster.environment import cluster_environment
 from shoal.cluster.rundir import SUPERVISOR_PID, RunDir
 from shoal.proto.config import load_config
 from shoal.proto.errors import Unavailable
+from shoal.proto.security import derive
 from shoal.proto.v1 import controller_pb2 as pb
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -109,7 +110,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     ray_dir = tempfile.mkdtemp(prefix="shoal-")
     head = start_head(run, run_id, ray_dir)
     try:
-        with ControllerClient(controller_of(head), str(CONFIG["secret"])) as client:
+        with ControllerClient(controller_of(head), derive(str(CONFIG["secret"]), "admin")) as client:
             yield Cluster(client, run_id, head, run.log)
     finally:
         reaper.end_all(run_id, grace_s=0.0)

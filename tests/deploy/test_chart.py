@@ -32,6 +32,7 @@ EVERYTHING = {
         "ingress": {"enabled": True, "hosts": [{"host": "a.example", "paths": [{"path": "/x", "pathType": "Exact"}]}]},
         "route": {"main": {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["a.example"]}},
     },
+    "tls": {"secretName": "certs", "edge": True},
     "redis": {"enabled": True, "storage": {"storageClass": "fast"}},
     "networkPolicy": {"internetEgress": True, "extraEgress": [{"to": [{"podSelector": {}}]}]},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -127,7 +128,8 @@ def test_the_network_is_closed_but_for_what_is_listed(everything: list[dict[str,
 
 
 def test_no_secret_stands_outside_the_secret(everything: list[dict[str, Any]], tmp_path: Path) -> None:
-    values = {"secrets": {"secret": "canary-1", "keys": {"canary-2": "ada"}, "redisPassword": "canary-3"}}
+    keys = {"keys": {"canary-2": "ada"}, "adminKeys": {"canary-4": "eve"}}
+    values = {"secrets": {"secret": "canary-1", **keys, "redisPassword": "canary-3"}}
     objects = render(tmp_path, EVERYTHING, values)
     assert "canary" in json.dumps(one_of(objects, "Secret"))
     assert "canary" not in json.dumps([one for one in objects if one["kind"] != "Secret"])
@@ -197,6 +199,20 @@ def test_the_cluster_reads_the_configuration_that_the_chart_writes(
     (tmp_path / "shoal.yaml").write_text(one_of(objects, "ConfigMap")["data"]["shoal.yaml"])
     config = read_config(ConfigFiles(config=tmp_path / "shoal.yaml"))
     assert (config.host, config.frontend, config.spares, config.metrics_port) == ("node", "haproxy", 0, 9400)
+
+
+def test_certificates_come_from_their_secret_and_only_where_one_is_named(
+    everything: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "shoal.yaml").write_text(one_of(everything, "ConfigMap")["data"]["shoal.yaml"])
+    tls = read_config(ConfigFiles(config=tmp_path / "shoal.yaml")).tls
+    assert {tls.inner_cert, tls.inner_ca, tls.edge_key} == {
+        Path(f"/etc/shoal-tls/{name}.pem") for name in ("inner", "inner-ca", "edge-key")
+    }
+    for component in ("head", "frontend", "engine"):
+        assert "tls" in [one["name"] for one in pod_templates(everything)[component]["spec"]["volumes"]]
+    plain = pod_templates(render(tmp_path))["engine"]["spec"]
+    assert "tls" not in [one["name"] for one in plain["volumes"]]
 
 
 def test_another_configuration_is_another_cluster(tmp_path: Path) -> None:

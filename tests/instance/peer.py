@@ -18,6 +18,7 @@ import grpc
 from shoal.instance.actor import SERVER_OPTIONS
 from shoal.instance.auth import token_metadata
 from shoal.instance.fake_engine import FakeEngine
+from shoal.instance.gate import AsyncGate
 from shoal.instance.server import PROTOCOL, InstanceServer
 from shoal.proto import codec
 from shoal.proto.codec import WireOutputs, WireRequest
@@ -88,7 +89,7 @@ class Instance:
         self.server = InstanceServer(
             self.engine, instance_id="i0", role="mixed", token=TOKEN, pid=77, on_death=self.deaths.append
         )
-        self.grpc_server = grpc.aio.server(options=SERVER_OPTIONS)
+        self.grpc_server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[AsyncGate(TOKEN)])
         rpc.add_InstanceServicer_to_server(self.server, self.grpc_server)
         self.port = self.grpc_server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{self.port}"

@@ -43,6 +43,15 @@ def test_no_token_is_lost_or_changed_by_many_deaths_of_fake_instances():
     assert result["streams_affected"] > 0 and result["not_rejoined"] == 0
 
 
+def test_ten_thousand_idle_slow_and_oversized_clients_harm_nobody():
+    result = bench("siege", "--seconds", "20", "--rounds", "2")
+    assert (result["failed"], result["abuses_answered"]) == ({}, {})
+    assert result["idle_open"] == result["idle_kept"] == 10_000
+    assert result["slow_cut"] > 200 and result["abuses_refused"] > 20
+    assert result["requests_siege"] > 100
+    assert result["memory_growth_mib"] < 500
+
+
 @pytest.mark.parametrize("api", ["http", "grpc"])
 def test_one_frontend_serves_sixty_four_instances_at_once(api):
     result = bench("fanin", "--instances", "64", "--seconds", "20", "--api", api)

@@ -26,6 +26,7 @@ from shoal.instance.block_keys import block_hashes
 from shoal.instance.engine_factory import FAKE_VERSION_FOR_FRONTENDS
 from shoal.instance.fake_engine import FakeEngine
 from shoal.instance.fake_tokens import reply
+from shoal.instance.gate import AsyncGate
 from shoal.instance.seam import EngineLoad
 from shoal.instance.server import InstanceServer
 from shoal.instance.stepper import EngineDied
@@ -99,7 +100,7 @@ class MiniInstance:
         self.ending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self.grpc_server = grpc.aio.server()
+        self.grpc_server = grpc.aio.server(interceptors=[AsyncGate(TOKEN)])
         rpc.add_InstanceServicer_to_server(self.server, self.grpc_server)
         port = self.grpc_server.add_insecure_port("127.0.0.1:0")
         await self.grpc_server.start()

@@ -11,8 +11,8 @@ from shoal.cluster.grpc_api.sampling import EngineFacts
 from shoal.cluster.grpc_api.server import start_server
 from shoal.cluster.grpc_api.servicer import InferenceServicer
 from shoal.cluster.request_context import current_request
-from shoal.proto.config import LimitsConfig
 from shoal.proto.errors import InvalidArgument, Unauthenticated
+from shoal.proto.limits import LimitsConfig
 
 FACTS = EngineFacts(max_model_len=100, vocabulary=256, max_logprobs=20, vllm_version="0.32.0")
 KEYS = {"Bearer red-key": "red", "Bearer blue-key": "blue"}

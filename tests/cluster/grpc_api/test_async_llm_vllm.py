@@ -16,8 +16,8 @@ from shoal.cluster.grpc_api.servicer import InferenceServicer
 from shoal.cluster.grpc_api.vllm_port import VllmEngine
 from shoal.cluster.request_context import current_request
 from shoal.instance.tiny_model import ensure_tiny_model
-from shoal.proto.config import LimitsConfig
 from shoal.proto.errors import Overloaded
+from shoal.proto.limits import LimitsConfig
 from shoal.proto.v1 import inference_pb2 as pb
 
 pytestmark = pytest.mark.vllm

@@ -4,8 +4,8 @@ import math
 import pytest
 
 from shoal.cluster.grpc_api.sampling import EngineFacts, check_sampling, check_token_ids, fit
-from shoal.proto.config import LimitsConfig
 from shoal.proto.errors import InvalidArgument
+from shoal.proto.limits import LimitsConfig
 from shoal.proto.v1 import inference_pb2 as pb
 
 FACTS = EngineFacts(max_model_len=100, vocabulary=256, max_logprobs=20, vllm_version="0.32.0")

@@ -10,8 +10,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from shoal.cluster.client.transport import method
 from shoal.cluster.grpc_api.server import SERVICE
-from shoal.proto.config import LimitsConfig
 from shoal.proto.errors import StartFailed
+from shoal.proto.limits import LimitsConfig
 from shoal.proto.v1 import inference_pb2 as pb
 from tests.cluster.grpc_api.stubs import RED, StubEngine, letters, serving
 

@@ -17,8 +17,8 @@ from shoal.cluster.grpc_api.replies import Replies
 from shoal.cluster.grpc_api.resume import ResumeCut
 from shoal.cluster.grpc_api.sampling import EngineFacts, check_sampling, fit
 from shoal.cluster.grpc_api.vllm_port import VllmEngine, complaints_of_vllm, sampling_params
-from shoal.proto.config import LimitsConfig
 from shoal.proto.errors import InvalidArgument, Overloaded
+from shoal.proto.limits import LimitsConfig
 from shoal.proto.v1 import inference_pb2 as pb
 
 pytestmark = pytest.mark.vllm

@@ -38,6 +38,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- /* The configuration file: the user's tree, and what the chart owns. */ -}}
 {{- define "shoal.config" -}}
 {{- $owned := dict "host" "node" "frontend" "haproxy" "http_port" 8000 "grpc_port" 50051 "metrics_port" 9400 "spares" 0 -}}
+{{- if .Values.tls.secretName -}}
+{{- $tls := dict -}}
+{{- range $side := list "inner" "edge" -}}
+{{- if index $.Values.tls $side -}}
+{{- $_ := set $tls (printf "%s_cert" $side) (printf "/etc/shoal-tls/%s.pem" $side) -}}
+{{- $_ := set $tls (printf "%s_key" $side) (printf "/etc/shoal-tls/%s-key.pem" $side) -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.tls.inner -}}{{- $_ := set $tls "inner_ca" "/etc/shoal-tls/inner-ca.pem" -}}{{- end -}}
+{{- $_ := set $owned "tls" $tls -}}
+{{- end -}}
 {{- toYaml (merge $owned .Values.cluster) -}}
 {{- end -}}
 
@@ -182,6 +193,9 @@ spec:
       volumeMounts:
         - {name: config, mountPath: /etc/shoal, readOnly: true}
         - {name: secrets, mountPath: /etc/shoal-secrets, readOnly: true}
+        {{- if $root.Values.tls.secretName }}
+        - {name: tls, mountPath: /etc/shoal-tls, readOnly: true}
+        {{- end }}
         - {name: shared-mem, mountPath: /dev/shm}
         - {name: tmp, mountPath: /tmp}
         - {name: home, mountPath: /home/shoal}
@@ -191,6 +205,10 @@ spec:
       configMap: {name: {{ include "shoal.name" $root }}}
     - name: secrets
       secret: {secretName: {{ include "shoal.secretName" $root }}, defaultMode: 0440}
+    {{- with $root.Values.tls.secretName }}
+    - name: tls
+      secret: {secretName: {{ . }}, defaultMode: 0440}
+    {{- end }}
     - name: shared-mem
       emptyDir: {medium: Memory, sizeLimit: {{ .shm }}}
     - name: tmp
