@@ -19,6 +19,7 @@ from shoal.cluster.controller import Controller
 from shoal.cluster.controller_service import ControllerService, serve
 from shoal.cluster.member import InstanceState
 from shoal.cluster.registry import MemoryRegistry
+from shoal.instance.gate import AsyncGate
 from shoal.proto.config import ClusterConfig, parse_config
 
 START_S = 240.0
@@ -55,7 +56,7 @@ class LocalCluster:
             self.config, token=self.token, run_id="run", launcher=self.launcher, registry=self.registry
         )
         await self.controller.run()
-        self.server, self.address = await serve(ControllerService(self.controller, self.token), self.address)
+        self.server, self.address = await serve(ControllerService(self.controller), self.address, AsyncGate(self.token))
 
     async def lose_controller(self) -> None:
         """As if its process had died: nobody says good-bye."""

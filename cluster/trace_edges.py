@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from shoal.cluster.http_edge import Application, Message, Receive, Scope, Send
+from shoal.cluster.http_body import Message, Receive
+from shoal.cluster.http_edge import Application, Scope, Send
 from shoal.cluster.request_context import called_by
 from shoal.proto import tracing
 

@@ -21,7 +21,8 @@ from shoal.cluster.console.acts import Acts, parse_act
 from shoal.cluster.console.gallery import Gallery
 from shoal.cluster.console.words import story_tree
 from shoal.cluster.controller_client import CALL_S
-from shoal.cluster.http_edge import Application, Receive, Scope, Send, send_error
+from shoal.cluster.http_body import Receive
+from shoal.cluster.http_edge import Application, Scope, Send, send_error
 from shoal.instance.auth import token_metadata
 from shoal.instance.inner_tls import PLAIN, InnerTls
 from shoal.proto.errors import InvalidArgument, NotFound, ShoalError, Unauthenticated

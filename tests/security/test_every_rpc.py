@@ -5,6 +5,7 @@ doors are tried in tests/e2e/test_strangers.py.
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from shoal.cluster.stories import Stories
 from shoal.instance import actor as actor_module
 from shoal.instance.actor import InstanceActor
 from shoal.instance.auth import token_metadata
+from shoal.instance.inner_tls import PLAIN
 from shoal.router.pilot import Pilot
 from shoal.router.profile import build_policy
 from tests.cluster.grpc_api.stubs import RED, StubEngine
@@ -31,6 +33,7 @@ class NoController:
     """The service asks it nothing before a gate has let somebody in."""
 
     changed = None
+    lives = SimpleNamespace(pools=set, token="", tls=PLAIN)
 
 
 @asynccontextmanager
