@@ -108,14 +108,20 @@ def test_the_cluster_listens_where_the_list_says_and_nowhere_else(cluster: Clust
 
 
 def listeners(cluster: Cluster) -> dict[str, dict[str, int]]:
-    """Kind of process -> loopback or all interfaces -> the most that one process of it listens on."""
+    """Kind of process -> loopback or all interfaces -> the most ports that one process of it listens on.
+
+    Ray's spare workers come and go, so they are not in it; each actor was one.
+    """
     seen: dict[str, dict[str, int]] = {}
     for pid in cluster.shoal.pids() | _pids_of_the_run(cluster):
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
+            if (kind := _kind(process)) == "ray::IDLE":
+                continue
             doors = [one for one in process.net_connections() if one.status in LISTENS and not one.raddr]
-            for where, count in Counter(map(_where, doors)).items():
-                most = seen.setdefault(_kind(process), {})
+            ports = {(_where(one), one.type, one.laddr.port) for one in doors}  # one port may have several sockets
+            for where, count in Counter(where for where, *_ in ports).items():
+                most = seen.setdefault(kind, {})
                 most[where] = max(count, most.get(where, 0))
     return seen
 
