@@ -24,7 +24,7 @@ from shoal.instance.fake_tokens import reply
 from tests.tools.host_process import Host, host_config
 from tests.tools.mini_cluster import VOCABULARY, MiniFrontend, eventually
 
-ROUNDS = 200 if os.environ.get("SHOAL_NIGHTLY") else 20
+ROUNDS = 200 if os.environ.get("SHOAL_NIGHTLY") else 10
 STREAMS = 8
 TOKENS = 60
 INSTANCES = 3

@@ -48,7 +48,9 @@ def test_every_request_ends_whole_and_every_block_is_given_back(seed):
 
 
 def test_the_same_seed_makes_the_same_moves():
+    fewer = {"workload": {**CROWDED["workload"], "requests": 150}}
     one, other = (
-        [moves.endings, simulation.decision_hash, moves.pauses_s] for simulation, _, (moves,) in (run(), run())
+        [moves.endings, simulation.decision_hash, moves.pauses_s]
+        for simulation, _, (moves,) in (run(**fewer), run(**fewer))
     )
-    assert one == other
+    assert one == other and sum(one[0].values()) > 5
