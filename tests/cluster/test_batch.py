@@ -80,7 +80,7 @@ class Server:
             return web.json_response({}, status=429, headers={"retry-after": "0"})
         self.running += 1
         self.most = max(self.most, self.running)
-        await asyncio.sleep(0.002 if body["prompt"] != "endless" else 60)
+        await asyncio.sleep(0.02 if body["prompt"] != "endless" else 60)
         self.running -= 1
         self.seen.append(body["prompt"])
         status = 400 if body["prompt"] == "wrong" else 200
@@ -119,7 +119,7 @@ async def test_a_full_cluster_is_asked_again_until_all_are_answered_once(server,
 
 
 async def test_what_fails_or_expires_is_told_apart_from_answers(server, tmp_path):
-    answers, failed = await ask(server, tmp_path, ["fine", "wrong", "endless"], timeout_s=1.0)
+    answers, failed = await ask(server, tmp_path, ["fine", "wrong", "endless"], timeout_s=2.0)
     assert [a["custom_id"] for a in answers] == ["n0"]
     found = {f["custom_id"]: (f["response"] and f["response"]["status_code"]) or f["error"]["code"] for f in failed}
     assert found == {"n1": 400, "n2": "batch_expired"}
