@@ -29,7 +29,7 @@ def read_config(files: ConfigFiles) -> ClusterConfig:
     """Raises StartFailed with one line per wrong key."""
     found = sorted(files.secrets.iterdir()) if files.secrets else []
     given = {path.stem: _value(path) for path in found if _is_key(path)}
-    if files.secrets and (files.secrets / KEYS).is_file():  # Kubernetes changes it in place
+    if files.secrets and given.get("keys"):  # Kubernetes changes the file in place; empty: none is needed
         given["keys_file"] = files.secrets / KEYS
     config = load_config(files.config, given)
     if config.host != NODE:

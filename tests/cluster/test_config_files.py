@@ -23,6 +23,13 @@ def test_secrets_come_from_files_and_win_over_the_configuration(tmp_path: Path) 
     assert config.keys_file == folder / "keys.yaml"
 
 
+def test_an_empty_file_of_keys_means_that_nobody_needs_one(tmp_path: Path) -> None:
+    (tmp_path / "shoal.yaml").write_text("{host: node}")
+    (tmp_path / "keys.yaml").write_text("{}\n")
+    config = read_config(ConfigFiles(config=tmp_path / "shoal.yaml", secrets=tmp_path))
+    assert not config.needs_key
+
+
 def test_a_host_that_others_could_not_reach_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shoal.yaml").write_text("{instances: 3}")
     with pytest.raises(StartFailed, match="host: must be 'node'"):
