@@ -35,6 +35,7 @@ from shoal.bench.processes import freeze, pin, thaw
 from shoal.bench.summary import summarize
 from shoal.bench.under_test import MODEL_NAME, PlainServer, ShoalUnderTest, Status, bench_config
 from shoal.bench.workload import FixedLength, PromptMaker, build_requests, synthetic_rows
+from shoal.instance.stepper import THREAD_NAME
 from shoal.proto.errors import ServerFault
 
 SHOAL, PLAIN = "shoal", "plain"
@@ -69,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plain-engine", choices=("all", "worker"), default="all", help="what of plain's engine gets the engine's core"
     )
     parser.add_argument(
+        "--shoal-engine", choices=(THREAD_NAME, ""), default="", help="which threads of Shoal's instance get it"
+    )
+    parser.add_argument(
         "--timeout", type=float, default=300.0, help="seconds; no round begins that would not end within them"
     )
     parser.add_argument("--start-timeout", type=float, default=200.0)
@@ -97,7 +101,8 @@ class Bench:
         engine, rest = cores[:1], cores[1:]
         pin({os.getpid(), *self.shoal.pids(), *self.plain.pids()}, rest)
         plain_engine = self.plain.engine_pids(workers_only=self.args.plain_engine == "worker")
-        pin({instance.pid for instance in status.instances} | plain_engine, engine)
+        pin(plain_engine, engine)
+        pin({instance.pid for instance in status.instances}, engine, self.args.shoal_engine)
         return {"engine": engine, "rest": rest, "plain_engine_processes": len(plain_engine)}
 
     def measure(self, deadline_s: float) -> None:

@@ -95,14 +95,15 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def pin(pids: Iterable[int], cores: Iterable[int]) -> None:
-    """All threads of these processes; later ones inherit it."""
+def pin(pids: Iterable[int], cores: Iterable[int], thread_name: str = "") -> None:
+    """All threads of these processes, or those of that name; what they start later inherits it."""
     mask = set(cores)
     for pid in pids:
         with suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):
+            for task in Path(f"/proc/{pid}/task").iterdir():
                 with suppress(OSError):
-                    os.sched_setaffinity(int(task), mask)
+                    if thread_name in ("", (task / "comm").read_text().strip()):
+                        os.sched_setaffinity(int(task.name), mask)
 
 
 def process_state(pid: int) -> str:

@@ -9,7 +9,6 @@ alive.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 from typing import Any
@@ -69,16 +68,12 @@ class InstanceActor:
         return {"pid": os.getpid()}
 
     async def start(self, instance_id: str, incarnation: int, core: int | None) -> dict[str, Any]:
-        if core is not None:
-            for task in os.listdir("/proc/self/task"):  # threads that exist already do not follow the process
-                with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-                    os.sched_setaffinity(int(task), {core})
         await self.warm()
         try:
             engine = await asyncio.to_thread(self._load)
             if self.config.pool.memory_bytes:
                 await self._join_pool(engine)
-            return await self._serve(engine, instance_id)
+            return await self._serve(engine, instance_id, core)
         except ShoalError:
             raise
         except Exception as exc:
@@ -108,7 +103,7 @@ class InstanceActor:
         """Of this node's pool, opened for blocks of this size. Whoever hosts this instance knows where it is."""
         raise Unavailable("nobody here keeps a pool")
 
-    async def _serve(self, engine: Engine, instance_id: str) -> dict[str, Any]:
+    async def _serve(self, engine: Engine, instance_id: str, core: int | None) -> dict[str, Any]:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.end_tracing = start_tracing(self.config.tracing, "instance", instance_id)
         self.server = InstanceServer(
@@ -119,6 +114,7 @@ class InstanceActor:
             tls=self.tls,
             pid=os.getpid(),
             on_death=self._die,
+            core=core,
         )
         self.server.loras = list(self.config.lora)
         self.grpc_server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[AsyncGate(self.token)])

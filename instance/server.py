@@ -55,6 +55,7 @@ class InstanceServer(rpc.InstanceServicer):
         pid: int,
         on_death: Any,
         tls: InnerTls = PLAIN,
+        core: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine, self.instance_id, self.role, self.token, self.pid = engine, instance_id, role, token, pid
@@ -64,7 +65,7 @@ class InstanceServer(rpc.InstanceServicer):
         self.attached = 0
         self.accepted_in_load: dict[int, int] = {}
         self.loop = asyncio.get_running_loop()
-        self.stepper = Stepper(engine, self._from_step_thread, self._engine_died)
+        self.stepper = Stepper(engine, self._from_step_thread, self._engine_died, core)
         self.intake = Intake(
             engine,
             self.holdings,

@@ -6,11 +6,13 @@ every command that waits fails with EngineDied, and `on_death` is called once. N
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ from shoal.instance.step_pace import StepPace
 
 T = TypeVar("T")
 Failed = Callable[[Exception], None]
+THREAD_NAME = "engine-step"
 STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
 IDLE_STEP_S = 0.001  # an engine with work that cannot run yet (an asynchronous load) must not spin
 
@@ -45,10 +48,18 @@ class StepRecord:
 
 
 class Stepper:
-    """Owns the engine from `start` on. `on_step` and `on_death` run on the step thread and must only hand over."""
+    """Owns the engine from `start` on. `on_step` and `on_death` run on the step thread and must only hand over. `core`
+    is that thread's own; the event loop and gRPC's threads stay free to run beside it.
+    """
 
-    def __init__(self, engine: Engine, on_step: Callable[[StepRecord], None], on_death: Callable[[str], None]) -> None:
-        self.engine, self.on_step, self.on_death = engine, on_step, on_death
+    def __init__(
+        self,
+        engine: Engine,
+        on_step: Callable[[StepRecord], None],
+        on_death: Callable[[str], None],
+        core: int | None = None,
+    ) -> None:
+        self.engine, self.on_step, self.on_death, self.core = engine, on_step, on_death, core
         self.commands: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
         self.not_ready: list[tuple[Prepared, Failed]] = []  # continued requests whose grammar still compiles
         self.unreported = True
@@ -61,7 +72,7 @@ class Stepper:
         )
         self.stopped = False
         self.death: str | None = None
-        self.thread = threading.Thread(target=self._run, name="engine-step", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
 
     def start(self) -> None:
         self.thread.start()
@@ -106,8 +117,15 @@ class Stepper:
         self.not_ready = [waiting for waiting in self.not_ready if waiting[0].engine_id not in engine_ids]
         self.engine.abort(engine_ids)
 
+    def _settle(self) -> None:
+        """The system's tools see this thread by its name; what the engine starts from here on shares its core."""
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(THREAD_NAME)
+        if self.core is not None:
+            os.sched_setaffinity(0, {self.core})
+
     def _run(self) -> None:
         try:
+            self._settle()
             while self._drain():
                 self._retry_not_ready()
                 if self.engine.has_work():
@@ -189,4 +207,4 @@ class Stepper:
                 command[1].set_exception(EngineDied(self.death))
 
 
-__all__ = ["EngineDied", "StepRecord", "Stepper"]
+__all__ = ["THREAD_NAME", "EngineDied", "StepRecord", "Stepper"]
