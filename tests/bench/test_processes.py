@@ -68,6 +68,17 @@ def test_pinning_reaches_every_thread(tmp_path):
         assert all(os.sched_getaffinity(task) == {core} for task in tasks)
 
 
+def test_pinning_by_name_leaves_the_other_threads_alone(tmp_path):
+    code = f"open('/proc/self/comm', 'w').write('stepping'); print(1, flush=True); {SLEEP}"
+    cores = os.sched_getaffinity(0)
+    with child(code, tmp_path) as one:
+        until(lambda: (tmp_path / "log").read_text() == "1\n")
+        pin({one.process.pid}, {min(cores)}, "of-another-name")
+        assert os.sched_getaffinity(one.process.pid) == cores
+        pin({one.process.pid}, {min(cores)}, "stepping")
+        assert os.sched_getaffinity(one.process.pid) == {min(cores)}
+
+
 def test_why_it_could_not_start_is_one_line(tmp_path):
     with child("print('noise'); raise ValueError('no such model')", tmp_path) as one:
         until(lambda: one.exit_code() is not None)

@@ -1,8 +1,10 @@
 """The step thread: commands run between steps, each failure reaches its asker alone, and nobody waits for ever."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,14 +91,14 @@ class Script:
 class Rig:
     """A stepper over a script, and what it told."""
 
-    def __init__(self) -> None:
+    def __init__(self, core: int | None = None) -> None:
         self.engine = Script()
         self.records: list[StepRecord] = []
         self.told = threading.Condition()
         self.deaths: list[str] = []
         self.taken: list[str] = []
         self.failed: dict[str, Exception] = {}
-        self.stepper = Stepper(self.engine, self._tell, self._die)
+        self.stepper = Stepper(self.engine, self._tell, self._die, core)
 
     def _tell(self, record: StepRecord) -> None:
         with self.told:
@@ -395,3 +397,15 @@ def test_a_request_that_fails_once_it_is_ready_fails_alone(rig: Rig) -> None:
     rig.add("good", 1)
     rig.until(lambda: rig.outputs() == ["good"] and "bad" in rig.failed)
     assert rig.deaths == []
+
+
+def test_the_step_thread_alone_has_the_core_and_bears_its_name():
+    core = min(os.sched_getaffinity(0))
+    before = os.sched_getaffinity(0)
+    rig = Rig(core)
+    rig.stepper.start()
+    assert rig.ask(lambda: os.sched_getaffinity(0)) == {core}
+    assert rig.ask(lambda: Path(f"/proc/self/task/{threading.get_native_id()}/comm").read_text()) == "engine-step\n"
+    assert os.sched_getaffinity(0) == before
+    rig.stepper.stop()
+    rig.stepper.thread.join(WAIT_S)
