@@ -8,6 +8,8 @@ import os
 import signal
 from random import Random
 
+import pytest
+
 from shoal.bench.oracle import (
     Resources,
     Stream,
@@ -101,8 +103,11 @@ async def round_of_faults(hosts, rng, turn):
         frontend.check()
         await hosts.replace(host)
     await hosts.all_linked()
+    tickets = frontend.dispatcher.journal.tickets
+    await eventually(lambda: not any(ticket.crashes for ticket in tickets.values()))  # at a second one they are suspect
 
 
+@pytest.mark.timeout(900)
 async def test_streams_outlive_instances_that_are_killed_and_frozen_in_turn():
     before = Resources.of()
     rng, enough = Random(7), asyncio.Event()
