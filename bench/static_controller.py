@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from shoal.cluster.controller_service import SERVER_OPTIONS
 from shoal.cluster.router_desk import RouterDesk
 from shoal.proto.v1 import controller_pb2 as pb
 from shoal.proto.v1 import controller_pb2_grpc as rpc
@@ -27,7 +28,7 @@ class StaticController(rpc.ControllerServicer):
         self.address = ""
 
     async def start(self, host: str = "127.0.0.1") -> str:
-        self.server = grpc.aio.server()
+        self.server = grpc.aio.server(options=SERVER_OPTIONS)
         rpc.add_ControllerServicer_to_server(self, self.server)
         self.address = f"{host}:{self.server.add_insecure_port(f'{host}:0')}"
         await self.server.start()

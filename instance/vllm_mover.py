@@ -215,7 +215,8 @@ class VllmMover:
 
     @staticmethod
     def _check_whole(leased: Leased, blocks: int) -> None:
-        if blocks > len(leased.block_ids) or any(position < blocks for position in leased.absent):
+        absent = tuple(leased.absent)  # taken at once: the next blocks may be written meanwhile
+        if blocks > len(leased.block_ids) or any(position < blocks for position in absent):
             raise BadMessage(f"{leased.request.request_id}: of its first {blocks} blocks some have not come")
 
     def hold(self, lease: Lease, state: RequestState) -> None:

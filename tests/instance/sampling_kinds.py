@@ -20,6 +20,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "allowed tokens": {"seed": 4, "allowed_token_ids": [3, 5, 8, 13, 21]},
     "json": {"seed": 3, "ignore_eos": False},
     "stop ids": {"seed": 5, "stop_token_ids": list(range(0, 256, 25)), "min_tokens": 10},
+    "stop strings": {"seed": 6, "stop": ["a", "Q", "7x", "~", "ab"], "min_tokens": 5},
 }
 
 __all__ = ["KINDS", "SCHEMA"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import random
+import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -365,6 +367,30 @@ def test_what_does_not_fit_or_does_not_match_is_refused(pair: Pair) -> None:
     mover.drop(lease)
     mover.drop(lease)
     assert pair.b.engine.call("reset_prefix_cache", {}) is True
+
+
+def test_blocks_are_sealed_while_later_ones_are_written(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair.b.engine.mover.copier, "scatter", lambda block_ids, data: None)
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(3):
+            lease, _ = leased(pair, 4000)
+            later = threading.Thread(target=lambda lease=lease: write_each(pair.b.engine.mover, lease, range(1, 125)))
+            pair.b.engine.mover.write(lease, (0,), memoryview(b""))
+            later.start()
+            while later.is_alive():
+                pair.b.engine.mover.seal(lease, 1)
+            later.join()
+            pair.b.engine.mover.drop(lease)
+            forget(pair)
+    finally:
+        sys.setswitchinterval(before_s)
+
+
+def write_each(mover: Any, lease: Any, positions: range) -> None:
+    for position in positions:
+        mover.write(lease, (position,), memoryview(b""))
 
 
 def test_no_room_is_said_and_costs_nothing(pair: Pair) -> None:

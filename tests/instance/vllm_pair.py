@@ -143,9 +143,12 @@ class Pair:
             self.step()
         return move.commit()
 
+    def busy(self) -> bool:
+        return self.a.engine.has_work() or self.b.engine.has_work()
+
     def finish(self, heard: Heard | None = None) -> Heard | None:
         end_s = time.monotonic() + WAIT_S
-        while self.a.engine.has_work() or self.b.engine.has_work():
+        while self.busy():
             assert time.monotonic() < end_s, "the engines do not come to an end"
             self.step()
         return heard

@@ -11,8 +11,14 @@ from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
+from transformers import AutoTokenizer
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
 from shoal.instance.mover import Gone, NoRoom, Phase
 from shoal.instance.seam import Submission
+from shoal.instance.tiny_model import ensure_tiny_model
+from shoal.instance.vllm_seam import EngineCoreRequest, MsgpackDecoder
+from shoal.proto.codec import FINISH_STOP
 from tests.instance.sampling_kinds import KINDS
 from tests.instance.vllm_drive import Drive, Heard
 from tests.instance.vllm_pair import Move, Pair
@@ -22,9 +28,28 @@ BEFORE_ITS_FIRST_TOKEN = -1
 LOGPROB_NOISE = 1e-3  # who else is in the batch changes the last bits of a float32
 
 
+class Reader:
+    """The client of one request, who ends it at its first stop string: engines know nothing of those."""
+
+    def __init__(self, wire: bytes) -> None:
+        request = MsgpackDecoder(EngineCoreRequest).decode(wire)
+        tokenizer = AutoTokenizer.from_pretrained(ensure_tiny_model())
+        self.text, self.read_tokens = IncrementalDetokenizer.from_new_request(tokenizer, request), 0
+
+    def read(self, heard: Heard) -> bool:
+        """True: it ends here, whatever else was said."""
+        while self.read_tokens < len(heard.tokens):
+            self.read_tokens += 1
+            if stop := self.text.update([heard.tokens[self.read_tokens - 1]], False):
+                del heard.tokens[self.read_tokens :]
+                heard.finish, heard.stop = FINISH_STOP, stop
+                return True
+        return False
+
+
 @dataclass(slots=True)
 class Guest:
-    """`due`: with so many output tokens it moves, still to come."""
+    """`due`: with so many output tokens it moves, still to come. `reader`: of one with stop strings."""
 
     kind: str
     wire: bytes
@@ -33,6 +58,7 @@ class Guest:
     engine_id: str
     heard: Heard
     due: list[int]
+    reader: Reader | None = None
     moving: Move | None = None
     stages: Generator[str, None, None] | None = None
     gives_up_after: int = 1 << 30
@@ -82,12 +108,16 @@ class Storm:
         while self.count["committed"] + self.count["moved while waiting"] < moves:
             self._fill()
             self._depart()
-            self.pair.step()
-            self._advance()
-        while any(guest.moving for guest in self.guests):
-            self.pair.step()
-            self._advance()
-        self.pair.finish()
+            self._step()
+        while self.pair.busy() or any(guest.moving for guest in self.guests):
+            self._step()
+
+    def _step(self) -> None:
+        self.pair.step()
+        for guest in self.guests:
+            if guest.reader is not None and guest.heard.finish is None and guest.reader.read(guest.heard):
+                guest.where.engine.abort([guest.engine_id])
+        self._advance()
 
     # -- who is there
 
@@ -115,7 +145,8 @@ class Storm:
             if self.rng.random() < 0.15:
                 due[0] = BEFORE_ITS_FIRST_TOKEN
             engine_id = drive.start(wire)
-            self.guests.append(Guest(kind, wire, tokens, drive, engine_id, drive.heard[engine_id], due))
+            reader = Reader(wire) if "stop" in KINDS[kind] else None
+            self.guests.append(Guest(kind, wire, tokens, drive, engine_id, drive.heard[engine_id], due, reader))
 
     # -- moves
 
@@ -139,9 +170,8 @@ class Storm:
                 self._move_waiting(guest)
         elif not sight.unmovable and sight.computed_tokens:
             guest.due.pop(0)
-            guest.moving = self.pair.move(
-                guest.where, guest.engine_id, guest.wire, stages=self.rng.choice([1, 2, 3]), parcel_blocks=32
-            )
+            stages = self.rng.choice([1, 2, 3]) if guest.heard.tokens else 1  # it may be faster than its prompt then
+            guest.moving = self.pair.move(guest.where, guest.engine_id, guest.wire, stages=stages, parcel_blocks=32)
             guest.stages = iter(guest.moving)
             if self.rng.random() < GIVEN_UP:
                 guest.gives_up_after = self.rng.randrange(1, 8)
@@ -206,7 +236,10 @@ class Storm:
             started = [self.pair.a.start(guest.wire) for guest in some]
             self.pair.finish()
             for guest, engine_id in zip(some, started, strict=True):
-                if said := difference(guest.heard, self.pair.a.heard[engine_id]):
+                alone = self.pair.a.heard[engine_id]
+                if guest.reader is not None:
+                    Reader(guest.wire).read(alone)
+                if said := difference(guest.heard, alone):
                     found.append(f"{guest.name()}: {said}")
         return found
 

@@ -3,6 +3,7 @@ killed or cut off. Over fake engines, or over real ones.
 """
 
 import asyncio
+import importlib
 import itertools
 import os
 import signal
@@ -14,8 +15,10 @@ from shoal.bench.fault_proxy import FaultProxy
 from shoal.bench.processes import process_state
 from shoal.bench.static_controller import StaticController
 from shoal.instance.fake_tokens import reply
+from shoal.instance.tiny_model import ensure_tiny_model
 from shoal.proto import failpoints
 from shoal.proto.codec import FINISH_LENGTH
+from shoal.proto.config import parse_config
 from shoal.proto.v1 import instance_pb2 as pb
 from tests.instance.peer import Peer
 from tests.tools.host_process import GONE, Host, host_config
@@ -35,7 +38,8 @@ def fake_says(prompt, tokens):
 
 
 class Trio:
-    """Three instances that hold at `point`, each behind a proxy for its peers; a frontend; a planner's ear on each.
+    """Three instances that hold at `point` (empty: nowhere), each behind a proxy for its peers; a frontend; a planner's
+    ear on each.
     `says`: what an undisturbed client gets, by prompt and number of tokens; None: it is asked for, once each.
     """
 
@@ -43,7 +47,7 @@ class Trio:
         self.config, self.says, self.start_s, self.frontend_settings = config, says, start_s, frontend
         self.heard = {}
         self.in_frontend = point.startswith("handovers.")
-        self.failpoints = "" if self.in_frontend else f"{point}=delay:{HELD_S}"
+        self.failpoints = "" if self.in_frontend or not point else f"{point}=delay:{HELD_S}"
 
     async def __aenter__(self):
         self.controller = StaticController()
@@ -123,6 +127,21 @@ class Trio:
                     planner.closed = True
             case "link":
                 await self.proxies[target].drop_all()
+
+
+def vllm_trio(point: str = "", **sizes) -> Trio:
+    """Over real engines with the tiny model. Imports vLLM."""
+    seam = importlib.import_module("shoal.instance.vllm_seam")
+    engine = {"dtype": "float32", "max_model_len": 2048, "kv_cache_bytes": 1 << 27, **sizes}
+    return Trio(
+        point,
+        config=parse_config({"model": str(ensure_tiny_model()), "engine": engine}),
+        says=None,
+        start_s=120.0,
+        vllm_version=seam.VLLM_VERSION,
+        hash_seed=seam.get_none_hash_seed().encode().hex(),
+        sampling={"temperature": 0.0, "ignore_eos": True},
+    )
 
 
 class Watch:
@@ -212,4 +231,4 @@ async def recoveries(trio, point, runs):
     return found_s
 
 
-__all__ = ["LIMIT_S", "POINTS", "Trio", "recoveries"]
+__all__ = ["LIMIT_S", "POINTS", "Trio", "recoveries", "vllm_trio"]
