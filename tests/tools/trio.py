@@ -14,6 +14,7 @@ from random import Random
 from shoal.bench.fault_proxy import FaultProxy
 from shoal.bench.processes import process_state
 from shoal.bench.static_controller import StaticController
+from shoal.instance.engine_factory import import_engine
 from shoal.instance.fake_tokens import reply
 from shoal.instance.tiny_model import ensure_tiny_model
 from shoal.proto import failpoints
@@ -21,7 +22,7 @@ from shoal.proto.codec import FINISH_LENGTH
 from shoal.proto.config import parse_config
 from shoal.proto.v1 import instance_pb2 as pb
 from tests.instance.peer import Peer
-from tests.tools.host_process import GONE, Host, host_config
+from tests.tools.host_process import GONE, ForkedHost, Host, host_config
 from tests.tools.mini_cluster import TOKEN, VOCABULARY, MiniFrontend, eventually
 
 VICTIMS = ("source", "target", "both", "controller", "link")
@@ -43,9 +44,9 @@ class Trio:
     `says`: what an undisturbed client gets, by prompt and number of tokens; None: it is asked for, once each.
     """
 
-    def __init__(self, point: str, *, config=CONFIG, says=fake_says, start_s=30.0, **frontend) -> None:
+    def __init__(self, point: str, *, config=CONFIG, says=fake_says, start_s=30.0, host=Host, **frontend) -> None:
         self.config, self.says, self.start_s, self.frontend_settings = config, says, start_s, frontend
-        self.heard = {}
+        self.heard, self.host = {}, host
         self.in_frontend = point.startswith("handovers.")
         self.failpoints = "" if self.in_frontend or not point else f"{point}=delay:{HELD_S}"
 
@@ -60,7 +61,7 @@ class Trio:
         return self
 
     async def _start(self, number, incarnation):
-        host = await Host(number, incarnation, config=self.config, failpoints=self.failpoints).start()
+        host = await self.host(number, incarnation, config=self.config, failpoints=self.failpoints).start()
         self.hosts[host.name] = host
         self.proxies[host.name] = await FaultProxy("127.0.0.1", int(host.address.rpartition(":")[2])).__aenter__()
         await self._listen(host)
@@ -131,13 +132,16 @@ class Trio:
 
 def vllm_trio(point: str = "", **sizes) -> Trio:
     """Over real engines with the tiny model. Imports vLLM."""
-    seam = importlib.import_module("shoal.instance.vllm_seam")
     engine = {"dtype": "float32", "max_model_len": 2048, "kv_cache_bytes": 1 << 27, **sizes}
+    config = parse_config({"model": str(ensure_tiny_model()), "engine": engine})
+    import_engine(config)
+    seam = importlib.import_module("shoal.instance.vllm_seam")
     return Trio(
         point,
-        config=parse_config({"model": str(ensure_tiny_model()), "engine": engine}),
+        config=config,
         says=None,
         start_s=120.0,
+        host=ForkedHost,
         vllm_version=seam.VLLM_VERSION,
         hash_seed=seam.get_none_hash_seed().encode().hex(),
         sampling={"temperature": 0.0, "ignore_eos": True},
