@@ -22,14 +22,15 @@ CHUNK = {"max_num_batched_tokens": 256}
 CASES, AT_ONCE = 300, 6
 
 
-def arrange(trio, *, apart):
+async def arrange(trio, *, apart):
     """Who gets requests: prefill and decode instance, or the one that serves alone."""
-    dispatcher = trio.frontend.dispatcher
-    dispatcher.view.split_from_tokens = 2
-    for name, role in ((PREFILL, Role.PREFILL), (DECODE, Role.DECODE), (ALONE, Role.MIXED)):
-        dispatcher.set_role(name, role)
-        serves = (name != ALONE) == apart
-        dispatcher.view.set_state(name, Standing.READY if serves else Standing.DRAINING)
+    view = trio.frontend.dispatcher.view
+    view.split_from_tokens = 2
+    roles = {PREFILL: Role.PREFILL.value, DECODE: Role.DECODE.value, ALONE: Role.MIXED.value}
+    trio.wanted = {name: (role, "ready" if (name != ALONE) == apart else "draining") for name, role in roles.items()}
+    await trio.publish()
+    serving = {PREFILL, DECODE} if apart else {ALONE}
+    await eventually(lambda: {name for name, one in view._standings.items() if one is Standing.READY} == serving)
     addresses = {name: f"127.0.0.1:{proxy.port}" for name, proxy in trio.proxies.items()}
     for planner in trio.planners.values():
         planner.send(pb.Up(peers=pb.Peers(addresses=addresses)))
@@ -66,9 +67,9 @@ async def test_prefill_here_and_decode_there_say_what_one_instance_says_in_300_r
     rng = Random(300)
     cases = [case(rng) for _ in range(CASES)]
     async with vllm_trio(**CHUNK) as trio:
-        arrange(trio, apart=False)
+        await arrange(trio, apart=False)
         alone = await all_of(trio, "alone", cases)
-        arrange(trio, apart=True)
+        await arrange(trio, apart=True)
         apart = await all_of(trio, "apart", cases)
         differ = [n for n, (mine, other) in enumerate(zip(apart, alone, strict=True)) if mine != other]
         handed_over = trio.frontend.dispatcher.handovers.counts.committed["disaggregate"]
@@ -89,9 +90,9 @@ async def test_the_end_of_either_side_in_the_middle_costs_no_token(point, monkey
         watch = Watch(trio.frontend)
         for victim in (PREFILL, DECODE):
             one = [rng.randrange(VOCABULARY) for _ in range(1200)], {"temperature": 0.0, "ignore_eos": True}, 100
-            arrange(trio, apart=False)
+            await arrange(trio, apart=False)
             alone = await run(trio, f"alone-{victim}", one)
-            arrange(trio, apart=True)
+            await arrange(trio, apart=True)
             request_id = f"apart-{victim}"
             running = asyncio.create_task(run(trio, request_id, one))
             await eventually(lambda request_id=request_id: request_id in trio.frontend.replies)

@@ -47,6 +47,7 @@ class Trio:
     def __init__(self, point: str, *, config=CONFIG, says=fake_says, start_s=30.0, host=Host, **frontend) -> None:
         self.config, self.says, self.start_s, self.frontend_settings = config, says, start_s, frontend
         self.heard, self.host = {}, host
+        self.wanted = {}  # role and state, by name; without: mixed and ready
         self.in_frontend = point.startswith("handovers.")
         self.failpoints = "" if self.in_frontend or not point else f"{point}=delay:{HELD_S}"
 
@@ -55,7 +56,7 @@ class Trio:
         self.controller_address = await self.controller.start()
         self.hosts, self.proxies, self.planners = {}, {}, {}
         await asyncio.gather(*(self._start(number, 1) for number in range(3)))
-        await self._publish()
+        await self.publish()
         self.frontend = MiniFrontend(self, "f0", **self.frontend_settings)
         await self._linked()
         return self
@@ -72,8 +73,11 @@ class Trio:
         ).__aenter__()
         await planner.until(lambda: bool(planner.frames))
 
-    async def _publish(self):
-        await self.controller.set_members([host.member() for host in self.hosts.values()])
+    async def publish(self):
+        members = [host.member() for host in self.hosts.values()]
+        for member in members:
+            member.role, member.state = self.wanted.get(member.id, (member.role, member.state))
+        await self.controller.set_members(members)
 
     async def _linked(self):
         await eventually(lambda: len(self.frontend.dispatcher.links) == 3, self.start_s)
@@ -87,7 +91,7 @@ class Trio:
             elif self.planners[name].closed:
                 await self._listen(host)
             self.proxies[name].heal()
-        await self._publish()
+        await self.publish()
         await self._linked()
 
     async def _end(self, name):
