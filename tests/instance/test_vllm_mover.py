@@ -369,28 +369,26 @@ def test_what_does_not_fit_or_does_not_match_is_refused(pair: Pair) -> None:
     assert pair.b.engine.call("reset_prefix_cache", {}) is True
 
 
-def test_blocks_are_sealed_while_later_ones_are_written(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair.b.engine.mover.copier, "scatter", lambda block_ids, data: None)
-    before_s = sys.getswitchinterval()
+def test_blocks_are_sealed_while_later_ones_are_written(pair: Pair) -> None:
+    """`write` runs on another thread: here it never pauses, and there are many blocks."""
+    blocks = 12_500
+    module = importlib.import_module("shoal.instance.vllm_mover")
+    leased = module.Leased(request=None, block_ids=list(range(blocks)), absent=set(range(1, blocks)))
+
+    def write() -> None:
+        for position in range(1, blocks):
+            if leased.absent.issuperset((position,)):
+                leased.absent.difference_update((position,))
+
+    writer, before_s = threading.Thread(target=write), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for _ in range(3):
-            lease, _ = leased(pair, 4000)
-            later = threading.Thread(target=lambda lease=lease: write_each(pair.b.engine.mover, lease, range(1, 125)))
-            pair.b.engine.mover.write(lease, (0,), memoryview(b""))
-            later.start()
-            while later.is_alive():
-                pair.b.engine.mover.seal(lease, 1)
-            later.join()
-            pair.b.engine.mover.drop(lease)
-            forget(pair)
+        writer.start()
+        while writer.is_alive():
+            pair.b.engine.mover._check_whole(leased, 1)
     finally:
         sys.setswitchinterval(before_s)
-
-
-def write_each(mover: Any, lease: Any, positions: range) -> None:
-    for position in positions:
-        mover.write(lease, (position,), memoryview(b""))
+        writer.join()
 
 
 def test_no_room_is_said_and_costs_nothing(pair: Pair) -> None:
