@@ -93,7 +93,7 @@ class Storm:
         seed: int,
         *,
         crowd: int = 10,
-        moves_at_once: int = 4,
+        moves_at_once: int = 6,
         longest: int = 12_000,
         longest_output: int = 100,
     ) -> None:
@@ -141,7 +141,7 @@ class Storm:
             seeded = {"seed": seed + child} if "seed" in KINDS[kind] else {}
             wire = drive.wire_of_kind(kind, prompt, max_tokens=new_tokens, **seeded)
             points = [BEFORE_ITS_FIRST_TOKEN, *range(new_tokens - 4)]
-            due = sorted(self.rng.sample(points, self.rng.choice([1, 2, 3, 5])))
+            due = sorted(self.rng.sample(points, self.rng.choice([2, 3, 5, 8])))
             if self.rng.random() < 0.15:
                 due[0] = BEFORE_ITS_FIRST_TOKEN
             engine_id = drive.start(wire)
