@@ -86,7 +86,8 @@ class Siege:
                 reader, writer = await asyncio.open_connection(self.host, self.port)
                 if asks:
                     writer.write(PING)
-                    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), ANSWER_S)
+                    async with asyncio.timeout(ANSWER_S):
+                        await reader.readuntil(b"\r\n\r\n")
                 self.open.append((reader, writer))
             except (OSError, EOFError, TimeoutError):
                 self.failed += 1
@@ -120,7 +121,8 @@ class Siege:
             reader, writer = await asyncio.open_connection(self.host, self.port)
             try:
                 writer.write(request)
-                line = await asyncio.wait_for(reader.readline(), ANSWER_S)
+                async with asyncio.timeout(ANSWER_S):  # Python 3.11's wait_for may swallow the cancellation at the end
+                    line = await reader.readline()
                 return line.split(b" ")[1].decode() if line.startswith(b"HTTP/") else "cut"
             finally:
                 writer.transport.abort()

@@ -290,7 +290,8 @@ class Controller:
         while True:
             await asyncio.sleep(LEAST_PLAN_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.planner.crossed.wait(), PLAN_S - LEAST_PLAN_S)
+                async with asyncio.timeout(PLAN_S - LEAST_PLAN_S):  # 3.11's wait_for may swallow the end of this task
+                    await self.planner.crossed.wait()
             try:
                 self.planner.plan(self.slots.values())
             except Exception:  # a plan that fails must not end planning: drains depend on it

@@ -81,7 +81,8 @@ class Link:
         self.channel = self.tls.aio_channel(self.address, CHANNEL_OPTIONS)
         self.call = rpc.InstanceStub(self.channel).Attach(self._frames(), metadata=token_metadata(self.token))
         try:
-            first = await asyncio.wait_for(self.call.read(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                first = await self.call.read()
             if not isinstance(first, pb.Down) or not first.welcome.sealed:
                 raise Unavailable(f"instance at {self.address}: the stream did not begin with a sealed Welcome")
             self.seals.check(first)
