@@ -154,11 +154,13 @@ class Peer:
         protocol: int = PROTOCOL,
         first: pb.Up | None = None,
         reads: bool = True,
+        speaks: bool = True,
     ) -> None:
         self.address, self.token, self.reads = address, token, reads
         hello = pb.Up(hello=pb.Hello(protocol=protocol, watcher_id=watcher_id, vllm_version=version))
         self.outbox: asyncio.Queue[pb.Up | None] = asyncio.Queue()
-        self.outbox.put_nowait(hello if first is None else first)
+        if speaks:
+            self.outbox.put_nowait(hello if first is None else first)
         self.frames: list[pb.Down] = []
         self.sorted_frames = 0
         self.sorted_outputs: dict[str, list[tuple[int, int, list[int], int | None]]] = defaultdict(list)
