@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plain-engine", choices=("all", "worker"), default="all", help="what of plain's engine gets the engine's core"
     )
     parser.add_argument(
-        "--shoal-engine", choices=(THREAD_NAME, ""), default="", help="which threads of Shoal's instance get it"
+        "--shoal-engine", choices=("all", "step"), default="all", help="which threads of Shoal's instance get it"
     )
     parser.add_argument(
         "--timeout", type=float, default=300.0, help="seconds; no round begins that would not end within them"
@@ -102,7 +102,11 @@ class Bench:
         pin({os.getpid(), *self.shoal.pids(), *self.plain.pids()}, rest)
         plain_engine = self.plain.engine_pids(workers_only=self.args.plain_engine == "worker")
         pin(plain_engine, engine)
-        pin({instance.pid for instance in status.instances}, engine, self.args.shoal_engine)
+        pin(
+            {instance.pid for instance in status.instances},
+            engine,
+            THREAD_NAME if self.args.shoal_engine == "step" else "",
+        )
         return {"engine": engine, "rest": rest, "plain_engine_processes": len(plain_engine)}
 
     def measure(self, deadline_s: float) -> None:

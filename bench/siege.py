@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import resource
 import sys
 import tempfile
 from collections import Counter
@@ -36,6 +35,7 @@ from shoal.bench.outcome import Outcome
 from shoal.bench.record import Record
 from shoal.bench.under_test import ENVIRONMENT, MODEL_NAME
 from shoal.bench.workload import LoadRequest, PromptMaker
+from shoal.cluster import open_files
 from shoal.instance.tiny_model import ensure_tiny_model
 from shoal.proto.config import ClusterConfig, parse_config
 from shoal.proto.errors import InvalidArgument, ServerFault
@@ -65,11 +65,9 @@ def check(args: argparse.Namespace) -> None:
     for name in ("idle", "slow", "streams", "output_tokens", "step_ms", "seconds", "rounds"):
         if getattr(args, name) <= 0:
             raise InvalidArgument(name, limit="above 0", given=getattr(args, name))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if args.idle + args.slow + 100 > hard:
-        raise InvalidArgument("idle", limit=f"within the limit of open files, {hard}", given=args.idle)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the processes started from here inherit it
+    most = open_files.allow_most()  # the processes started from here inherit it
+    if args.idle + args.slow + 100 > most:
+        raise InvalidArgument("idle", limit=f"within the limit of open files, {most}", given=args.idle)
 
 
 def siege_config(args: argparse.Namespace) -> ClusterConfig:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 
 import uvicorn
 
+from shoal.cluster import open_files
 from shoal.cluster.console.acts import Acts
 from shoal.cluster.console.app import Console
 from shoal.cluster.console.gallery import Gallery
@@ -81,7 +81,7 @@ class Frontend:
         """Raises StartFailed with one line."""
         plan, config = self.plan, self.plan.config
         self.end_tracing = start_tracing(config.tracing, "frontend", plan.frontend_id)
-        allow_many_connections()
+        open_files.allow_most()
         tenants = Tenants(config.keys if config.needs_key else None, plan.secret)
         self._watch_keys(tenants)
         self.limits = TenantLimits(config)
@@ -260,11 +260,4 @@ async def _repeat(look: Callable[[], None]) -> None:
         look()
 
 
-def allow_many_connections() -> None:
-    """A shell's usual limit of 1024 open files would be a limit of clients."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-__all__ = ["Frontend", "FrontendPlan", "allow_many_connections"]
+__all__ = ["Frontend", "FrontendPlan"]

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.tools.web import serving
+
 
 @dataclass
 class FakeOpenAI:
@@ -87,10 +89,5 @@ async def server() -> AsyncIterator[FakeOpenAI]:
     app.router.add_get("/v1/models", fake.models)
     app.router.add_post("/v1/completions", fake.answer)
     app.router.add_post("/v1/chat/completions", fake.answer)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield fake
-    await runner.cleanup()
+    async with serving(app) as fake.url:
+        yield fake

@@ -13,6 +13,7 @@ from shoal.cluster.cli.batch import Throttle, answer_all
 from shoal.cluster.cli.batch_file import answered, left_over, read_requests
 from shoal.proto.errors import InvalidArgument
 from tests.tools.mini_cluster import MiniCluster, eventually
+from tests.tools.web import serving
 
 
 def line(name: str, prompt: str = "x", **changes: Any) -> str:
@@ -91,13 +92,8 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     fake, app = Server(), web.Application()
     app.router.add_post("/v1/completions", fake.answer)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield fake
-    await runner.cleanup()
+    async with serving(app) as fake.url:
+        yield fake
 
 
 async def ask(server: Server, tmp_path, prompts: list[str], timeout_s: float = 30.0) -> tuple[list[Any], list[Any]]:

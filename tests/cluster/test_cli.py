@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from shoal.cluster import reaper
 from shoal.cluster.cli.chat import ServerSaid, deltas
 from shoal.cluster.cli.flags import keys, overrides
-from shoal.cluster.cli.main import build_parser, main
+from shoal.cluster.cli.main import MODULES, OF_BENCH, build_parser, main
 from shoal.cluster.cli.preflight import check_memory
 from shoal.cluster.cli.status import as_table, as_tree
 from shoal.cluster.cli.up import usage_lines
@@ -181,3 +182,9 @@ def test_chat_reads_words_out_of_an_event_stream_and_stops_at_an_error():
     assert list(deltas(stream)) == ["Hi"]
     with pytest.raises(ServerSaid, match="too long"):
         list(deltas(io.BytesIO(b'data: {"error":{"message":"too long"}}\n')))
+
+
+def test_every_act_has_a_function_of_its_name():
+    acts = next(one for one in build_parser()._actions if one.dest == "act").choices
+    for act in sorted(set(acts) - set(OF_BENCH)):
+        assert callable(getattr(import_module(f"shoal.cluster.cli.{MODULES.get(act, act)}"), act)), act

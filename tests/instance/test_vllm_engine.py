@@ -18,6 +18,7 @@ from shoal.instance.seam import BlockChange, Refused
 from shoal.proto import codec
 from shoal.proto.codec import FINISH_ERROR, FINISH_LENGTH, FINISH_STOP, WireOutput, WireOutputs
 from shoal.proto.errors import BadMessage, StartFailed
+from tests.instance.sampling_kinds import SCHEMA
 
 if TYPE_CHECKING:
     from tests.instance.vllm_drive import Drive
@@ -31,10 +32,6 @@ pytestmark = [
 NEW_TOKENS = 40
 BUDGET = 256  # tokens of one step: longer prompts are chunked
 BLOCK = 32
-SCHEMA = (
-    '{"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"string"},"c":{"type":"array","items":'
-    '{"type":"boolean"},"maxItems":4}},"required":["a","b","c"],"additionalProperties":false}'
-)
 SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
     "seeded with penalties": {
